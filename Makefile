@@ -1,0 +1,76 @@
+# The verbs. `make` alone lists them; each is one line because the work is in stack/ and loadtests/.
+#
+#   ENV=local     which file of environments/
+#   APP=flask     which app, for restart, shell, logs and secret
+#   DOCKER=no     never install or start a Docker engine
+
+ENV    ?= local
+PYTHON ?= python3
+STACK  := .venv/bin/python -m stack
+export GATEHOUSE_ENV := $(ENV)
+
+.DEFAULT_GOAL := help
+.PHONY: help up down ps logs restart shell show secret load load-headless test check render reference lock
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2} /^# ---/ {print substr($$0, 6)}' Makefile
+
+# --- every day
+
+up: .venv/tools ## run the whole chain on this machine, or apply what changed
+	@$(STACK) up
+
+down: .venv/tools ## stop it
+	@$(STACK) down
+
+ps: .venv/tools ## each app: URL, gateway, workers, health
+	@$(STACK) ps
+
+logs: .venv/tools ## follow the logs            [APP=flask]
+	@$(STACK) logs $(APP)
+
+restart: .venv/tools ## restart one app             APP=flask
+	@$(STACK) restart $(APP)
+
+shell: .venv/tools ## a shell in its container    APP=flask
+	@$(STACK) shell $(APP)
+
+show: .venv/tools ## every setting: value, origin, reason
+	@$(STACK) show
+
+load: .venv/tools ## Locust's web UI: load through client -> Nginx -> gateway -> app
+	@$(STACK) load
+
+load-headless: .venv/tools ## the same without the UI     [USERS=40 TIME=60s]
+	@$(STACK) load --headless $(if $(USERS),--users $(USERS)) $(if $(TIME),--time $(TIME))
+
+# --- working on it
+
+test: .venv/tests ## every test: pure, rendered, the chain
+	@.venv/bin/python -m pytest $(T)
+
+check: .venv/tests ## configuration, lint, types, format
+	@.venv/bin/python -m tests.check
+
+secret: .venv/tools ## keep a local secret          APP=shop NAME=API_KEY
+	@$(STACK) secret $(APP) $(NAME)
+
+render: .venv/tools ## write build/ENV/ and start nothing
+	@$(STACK) render
+
+reference: .venv/tools ## docs/settings.md and the editors' schemas
+	@$(STACK) reference
+
+lock: .venv/tests ## make every requirements.txt from its .in
+	@for file in requirements/*.in requirements/gateways/*.in apps/*/requirements.in; do \
+	    echo "  $$file"; \
+	    (cd "$$(dirname $$file)" && $(CURDIR)/.venv/bin/uv pip compile --quiet --universal --python-version 3.11 \
+	        --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate \
+	        "$$(basename $$file)" -o "$$(basename $${file%.in}).txt" $(LOCK)) || exit 1; \
+	done
+
+.venv/tools: requirements/tools.txt
+	@PYTHON=$(PYTHON) stack/bootstrap.sh venv .venv requirements/tools.txt && touch $@
+
+.venv/tests: requirements/tests.txt .venv/tools
+	@PYTHON=$(PYTHON) stack/bootstrap.sh venv .venv requirements/tests.txt && touch $@

@@ -1,0 +1,1 @@
+"""Facts (apps/*/app.yml, environments/*.yml) -> pure functions -> one directory of final files for the engines."""

@@ -1,0 +1,3 @@
+from stack.cli import cli
+
+cli(prog_name="python -m stack")

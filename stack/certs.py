@@ -1,0 +1,50 @@
+"""Certificates for this machine: an authority made once, and a certificate for the environment's names."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+from pathlib import Path
+
+import trustme
+from cryptography import x509
+
+LIFETIME = datetime.timedelta(days=90)
+RENEW_BEFORE = datetime.timedelta(days=30)
+
+
+def local(folder: Path, names: list[str]) -> tuple[bytes, bytes]:
+    """PEM of a certificate with its chain, and of its key, for `names`; made anew only when the names changed or it ends
+    within 30 days. `folder`/ca.pem is what browsers and curl have to trust."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ca_cert, ca_key = folder / "ca.pem", folder / "ca.key"
+    cert, key = folder / "certificate.pem", folder / "key.pem"
+    if not (ca_cert.is_file() and ca_key.is_file()):
+        authority = trustme.CA(organization_name="Gatehouse", organization_unit_name="local development")
+        ca_key.touch(0o600)
+        ca_key.write_bytes(authority.private_key_pem.bytes())
+        ca_cert.write_bytes(authority.cert_pem.bytes())
+        cert.unlink(missing_ok=True)
+    if not (cert.is_file() and key.is_file() and _fits(cert.read_bytes(), names)):
+        authority = trustme.CA.from_pem(ca_cert.read_bytes(), ca_key.read_bytes())
+        end = datetime.datetime.now(datetime.UTC) + LIFETIME
+        issued = authority.issue_cert(*names, not_after=end)
+        key.touch(0o600)
+        key.write_bytes(issued.private_key_pem.bytes())
+        cert.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    return cert.read_bytes(), key.read_bytes()
+
+
+def _fits(pem: bytes, names: list[str]) -> bool:
+    certificate = x509.load_pem_x509_certificate(pem)
+    left = certificate.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
+    san = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    covered = {*san.get_values_for_type(x509.DNSName), *map(str, san.get_values_for_type(x509.IPAddress))}
+    return covered == {_canonical(n) for n in names} and left > RENEW_BEFORE
+
+
+def _canonical(name: str) -> str:
+    try:
+        return str(ipaddress.ip_address(name))
+    except ValueError:
+        return name

@@ -1,0 +1,268 @@
+"""The verbs behind the Makefile: `python -m stack VERB`."""
+
+from __future__ import annotations
+
+import functools
+import getpass
+import secrets as random_secrets
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich import box
+from rich.markup import escape
+from rich.table import Column, Table
+
+from stack import docs
+from stack.compose import Compose
+from stack.errors import Failed
+from stack.load import Site, SiteError, load_site
+from stack.render import render, write
+from stack.say import console, errors, say
+
+cli = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+
+Root = Annotated[Path, typer.Option(envvar="GATEHOUSE_ROOT", help="Folder that holds apps/ and environments/.")]
+Env = Annotated[str, typer.Option(envvar="GATEHOUSE_ENV", help="Environment: a file in environments/, without .yml.")]
+AppName = Annotated[str, typer.Argument(help="An app's folder name, or edge.")]
+
+HERE = Path(__file__).resolve().parent.parent
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def verb(function: F) -> F:
+    """A command whose failures end in sentences: exit 2 for bad input, 1 for anything that could not be done."""
+
+    @functools.wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        try:
+            code = function(*args, **kwargs)
+        except SiteError as error:
+            for problem in error.problems:
+                errors.print(f"[red]error:[/] {escape(str(problem))}")
+            plural = "s" if len(error.problems) != 1 else ""
+            errors.print(
+                f"{len(error.problems)} problem{plural}; nothing was started or changed. Every setting: docs/settings.md"
+            )
+            raise typer.Exit(2) from None
+        except Failed as failure:
+            for line in failure.log:
+                errors.print(f"  | {line}", markup=False)
+            for sentence in str(failure).splitlines():
+                errors.print(f"[red]error:[/] {escape(sentence)}")
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            errors.print("interrupted")
+            raise typer.Exit(130) from None
+        if isinstance(code, int):
+            raise typer.Exit(code)
+
+    return cli.command(function.__name__.removesuffix("_files"))(guarded)  # type: ignore[return-value]
+
+
+def _engine(root: Path, env: str) -> Compose:
+    site = load_site(root.resolve(), env)
+    if site.environment.engine != "compose":
+        raise Failed(
+            f"environments/{env}.yml runs on {site.environment.engine}, not on this machine. Type: make up ENV=local"
+        )
+    return Compose(site)
+
+
+@verb
+def up(root: Root = HERE, env: Env = "local") -> None:
+    """Run the whole chain on this machine; apply what has changed since."""
+    engine = _engine(root, env)
+    engine.up()
+    _table(engine)
+    environment = engine.site.environment
+    console.print(f"\nOpen [bold]{_base(engine.site)}/[/]   (make ps, logs, shell APP=..., load, down)")
+    if environment.tls.certificate == "local-ca":
+        console.print(
+            f"HTTPS on port {environment.https_port}: trust .local/ca/ca.pem once, or curl --cacert .local/ca/ca.pem"
+        )
+
+
+@verb
+def down(root: Root = HERE, env: Env = "local", volumes: bool = False) -> None:
+    """Stop and remove the stack; --volumes removes its data, too."""
+    _engine(root, env).down(volumes)
+
+
+@verb
+def ps(root: Root = HERE, env: Env = "local") -> int:
+    """Each app: URL, gateway, workers, health."""
+    return _table(_engine(root, env))
+
+
+@verb
+def logs(
+    app: Annotated[str | None, typer.Argument(help="One service; not given: all.")] = None,
+    root: Root = HERE,
+    env: Env = "local",
+) -> int:
+    """Follow the logs."""
+    return _engine(root, env).logs(app)
+
+
+@verb
+def restart(app: AppName, root: Root = HERE, env: Env = "local") -> None:
+    """Restart one app."""
+    _engine(root, env).restart(app)
+
+
+@verb
+def shell(app: AppName, root: Root = HERE, env: Env = "local") -> int:
+    """A shell in the app's container."""
+    return _engine(root, env).shell(app)
+
+
+@verb
+def check(root: Root = HERE, env: Env = "local") -> None:
+    """Check everything that is written, and start nothing."""
+    site = load_site(root.resolve(), env)
+    render(site)
+    say.line(f"environments/{env}.yml and {len(site.apps)} apps: no problem found")
+
+
+@verb
+def show(root: Root = HERE, env: Env = "local") -> None:
+    """Every effective value, where it came from and, for computed ones, why."""
+    site = load_site(root.resolve(), env)
+    table = Table(
+        "environment", "value", "from", title=f"environments/{env}.yml", title_justify="left", box=box.SIMPLE_HEAD
+    )
+    for key, value in _flatten(site.environment.model_dump(exclude={"apps"})):
+        table.add_row(
+            key,
+            escape(str(value)),
+            "environments/" + env + ".yml" if _written(key, site.origins) else "default",
+            style=None if _written(key, site.origins) else "dim",
+        )
+    console.print(table)
+    for plan in site.apps.values():
+        table = Table(plan.name, "value", "from", title=f"apps/{plan.name}", title_justify="left", box=box.SIMPLE_HEAD)
+        for key, value in _flatten(plan.app.model_dump()):
+            origin = _written(key, plan.origins)
+            shown, source = str(value), origin or "default"
+            if key == "workers":
+                shown, source = str(plan.sizing.workers), f"{source}: {plan.sizing.reason}"
+            elif key == "gateway" and value is None:
+                shown, source = plan.gateway.name, f"default for {plan.app.interface}"
+            elif key == "route" and value is None:
+                shown, source = plan.prefix or "/", "default: its name"
+            table.add_row(key, escape(shown), escape(source), style=None if origin or key == "workers" else "dim")
+        console.print(table)
+
+
+@verb
+def render_files(root: Root = HERE, env: Env = "local") -> None:
+    """Write the final files of an environment to build/<env>/, and start nothing."""
+    site = load_site(root.resolve(), env)
+    changed = write(render(site), site.root / "build" / env)
+    say.line(f"build/{env}/: {', '.join(changed) if changed else 'nothing changed'}")
+
+
+@verb
+def secret(
+    app: AppName,
+    name: Annotated[str, typer.Argument(help="A name in the app's `secrets`.")],
+    root: Root = HERE,
+    env: Env = "local",
+) -> None:
+    """Keep the local value of a secret; it is read from the keyboard or standard input."""
+    site = load_site(root.resolve(), env)
+    plan = site.apps.get(app)
+    if plan is None or name not in plan.app.secrets:
+        known = [f"APP={p.name} NAME={n}" for p in site.apps.values() for n in p.app.secrets]
+        raise Failed(
+            f"no app lists a secret {name} under the name {app}. Allowed: {'; '.join(known) or 'none, until an app.yml has `secrets: [NAME]`'}"
+        )
+    value = (
+        getpass.getpass(f"{app}: {name} (empty: a random one): ")
+        if sys.stdin.isatty()
+        else sys.stdin.read().rstrip("\n")
+    )
+    folder = site.root / ".local/secrets" / app
+    (site.root / ".local").mkdir(mode=0o700, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Readable for the container's user; .local itself is closed to everybody else.
+    (folder / name).write_text(value or random_secrets.token_urlsafe(32))
+    say.line(f".local/secrets/{app}/{name}: {'kept' if value else 'a random value'}. Type: make up")
+
+
+@verb
+def reference() -> None:
+    """Write docs/settings.md and the editors' schemas from the models."""
+    for path, text in docs.files().items():
+        (HERE / path).parent.mkdir(parents=True, exist_ok=True)
+        (HERE / path).write_text(text, "utf-8")
+        say.line(path)
+
+
+def _base(site: Site) -> str:
+    environment = site.environment
+    secure = environment.tls.certificate != "off" and environment.tls.redirect
+    port = environment.https_port if secure else environment.http_port
+    return f"http{'s' if secure else ''}://{environment.domains[0]}" + (
+        "" if port == (443 if secure else 80) else f":{port}"
+    )
+
+
+def _table(engine: Compose) -> int:
+    containers = engine.containers()
+    table = Table("app", Column("URL", no_wrap=True), "gateway", "workers", "health", box=box.SIMPLE_HEAD)
+    base, healthy = _base(engine.site), True
+    for plan in engine.site.apps.values():
+        mine = [c for c in containers if c.service == plan.name]
+        answer = engine.health(plan) if mine else ""
+        ready = sum(c.ready for c in mine)
+        fine = bool(mine) and ready == len(mine) == plan.app.replicas and answer == "200"
+        healthy &= fine
+        url = (
+            (base.replace(engine.site.environment.domains[0], plan.host, 1) if plan.host else base) + plan.prefix + "/"
+        )
+        state = f"[green]healthy[/] {ready}/{plan.app.replicas}" if fine else f"[red]{escape(_state(mine, answer))}[/]"
+        threads = f" x {plan.app.threads} threads" if plan.gateway.concurrency == "thread" else ""
+        table.add_row(plan.name, url, plan.gateway.name, f"{plan.sizing.workers}{threads}", state)
+        for process in plan.app.processes:
+            beside = [c for c in containers if c.service == f"{plan.name}-{process}"]
+            running = bool(beside) and all(c.ready for c in beside)
+            healthy &= running
+            table.add_row(
+                f"{plan.name}-{process}",
+                "",
+                "",
+                "",
+                "[green]running[/]" if running else f"[red]{_state(beside, '')}[/]",
+            )
+    console.print(table)
+    return 0 if healthy else 1
+
+
+def _state(containers: list[Any], answer: str) -> str:
+    if not containers:
+        return "not running"
+    broken = next((c for c in containers if not c.ready), None)
+    if broken:
+        return broken.failure or f"{broken.state}, {broken.health}"
+    return f"answers {answer}" if answer else "incomplete"
+
+
+def _written(key: str, origins: dict[str, str]) -> str | None:
+    """Where a dotted key or the key above it was written."""
+    return next((source for name, source in origins.items() if key == name or key.startswith(f"{name}.")), None)
+
+
+def _flatten(data: dict[str, Any], before: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for key, value in data.items():
+        if isinstance(value, dict) and value and before.count(".") < 2:
+            rows += _flatten(value, f"{before}{key}.")
+        else:
+            rows.append((f"{before}{key}", value))
+    return rows

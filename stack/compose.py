@@ -1,0 +1,450 @@
+"""The Compose engine: this machine. Another engine offers the same few functions."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from stack import certs, docker, edge, images
+from stack.errors import Failed
+from stack.load import AppPlan, Site
+from stack.model import PLACEHOLDERS
+from stack.render import NGINX_IMAGE, render, write
+from stack.say import say
+
+READY_WITHIN = 120.0
+"""s. Every container is healthy by then, or `up` has failed."""
+
+FREE_SPACE = 3 * 2**30
+"""bytes. Images and their build cache need about this much."""
+
+
+@dataclass(frozen=True)
+class Container:
+    """One container of the stack, as the engine sees it."""
+
+    service: str
+    id: str
+    state: str
+    health: str
+    restarts: int
+    exit_code: int
+    out_of_memory: bool
+    started: str
+
+    @property
+    def ready(self) -> bool:
+        """Running, and healthy where it has a health check."""
+        return self.state == "running" and self.health in ("healthy", "none")
+
+    @property
+    def failure(self) -> str | None:
+        """A sentence when it will not become ready by waiting."""
+        if self.out_of_memory:
+            return "needs more memory than its limit (app.yml: memory)"
+        if self.restarts >= 2 or self.state in ("exited", "dead"):
+            return (
+                f"crashes on start (exit code {self.exit_code})"
+                if self.exit_code
+                else "ends by itself instead of serving"
+            )
+        if self.health == "unhealthy":
+            return "runs, but its health path does not answer 200 (app.yml: health)"
+        return None
+
+
+class Compose:
+    """The stack of one site on this machine, in one Compose project."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.project = site.environment.name
+        self.local = site.root / ".local"
+        self.build = site.root / "build" / site.env
+        self.good = self.local / "good" / site.env
+
+    # --- verbs ---
+
+    def up(self) -> None:
+        """Brings the site as it is written now into service; on failure, what ran before runs again."""
+        with self._alone():
+            self._preflight()
+            files = render(self.site)
+            built = images.ensure(list(self.site.apps.values()), [NGINX_IMAGE])
+            before = {c.id for c in self.containers()}
+            version = self._publish(files)
+            changed = write(files, self.build)
+            try:
+                self._switch(version)
+            except (Failed, KeyboardInterrupt) as reason:
+                self._restore(bool(before))
+                raise reason
+            shutil.rmtree(self.good, ignore_errors=True)
+            shutil.copytree(self.build, self.good)
+            (self.good / ".edge").write_text(version)
+            images.prune(list(self.site.apps.values()))
+            after = self.containers()
+            fresh = sorted({c.service for c in after if c.id not in before})
+            if not before:
+                say.line(f"started: {', '.join(fresh)}")
+            elif built or fresh or changed:
+                say.line(
+                    f"changed: {', '.join(changed) or 'nothing rendered'}; restarted: {', '.join(fresh) or 'nothing'}"
+                )
+            else:
+                say.line("nothing has changed, nothing was restarted")
+
+    def down(self, volumes: bool = False) -> None:
+        """Stops and removes the stack's containers and networks; its volumes too if asked."""
+        with self._alone():
+            filters = self._ids(all_states=True)
+            if not (self.build / "stack.yml").is_file():
+                write(render(self.site), self.build)
+            self._compose("down", "--remove-orphans", *(["--volumes"] if volumes else []))
+            say.line(
+                f"{self.project}: {len(filters)} containers stopped"
+                if filters
+                else f"{self.project}: nothing was running"
+            )
+
+    def logs(self, app: str | None) -> int:
+        """Follows the log of one service or of all."""
+        return docker.attach(*self._files(), "logs", "--follow", "--tail=100", *([self._service(app)] if app else []))
+
+    def restart(self, app: str) -> None:
+        """Replaces one app's containers one start at a time."""
+        with say.step(f"{app}: restarting"):
+            self._compose("restart", self._service(app))
+            self._wait()
+
+    def shell(self, app: str) -> int:
+        """A shell in one running container of the app."""
+        return docker.attach(*self._files(), "exec", self._service(app), "bash")
+
+    def containers(self) -> list[Container]:
+        """Every container of the project, stopped ones included."""
+        ids = self._ids(all_states=True)
+        if not ids:
+            return []
+        try:
+            found = json.loads(docker.run("inspect", *ids))
+        except Failed:  # one vanished between the two calls
+            return self.containers()
+        return [_container(c) for c in found if _label(c, "com.docker.compose.oneoff") != "True"]
+
+    # --- parts of up ---
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One verb at a time changes this site's stack."""
+        import fcntl
+
+        self.local.mkdir(mode=0o700, exist_ok=True)
+        with (self.local / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise Failed(
+                    "another make is changing this stack right now. Wait for it to end, then type it again"
+                ) from None
+            yield
+
+    def _preflight(self) -> None:
+        """Everything that can be known to fail before anything is touched, all at once."""
+        environment, problems = self.site.environment, []
+        docker.client()
+        cpus = json.loads(docker.run("info", "--format", "{{json .NCPU}}"))
+        for plan in self.site.apps.values():
+            if plan.app.cpus > cpus:
+                problems.append(
+                    f"apps/{plan.name}/app.yml: cpus: {plan.app.cpus:g} is more than the {cpus} of this machine. For here, set apps.{plan.name}.cpus in environments/{self.site.env}.yml"
+                )
+            for name in plan.app.secrets:
+                file = self.local / "secrets" / plan.name / name
+                if not file.is_file():
+                    problems.append(
+                        f"apps/{plan.name}/app.yml: secrets: {name} has no value on this machine. Type: make secret APP={plan.name} NAME={name}"
+                    )
+                elif PLACEHOLDERS.match(file.read_text(errors="replace")):
+                    problems.append(
+                        f"the secret {name} of {plan.name} is still a placeholder. Type: make secret APP={plan.name} NAME={name}"
+                    )
+        if not any(c.service == "edge" for c in self.containers()):
+            ports = {"http_port": environment.http_port} | (
+                {"https_port": environment.https_port} if environment.tls.certificate != "off" else {}
+            )
+            for key, port in ports.items():
+                if reason := _cannot_listen(environment.bind, port):
+                    problems.append(f"environments/{self.site.env}.yml: {key}: {port} cannot be published: {reason}")
+        free = shutil.disk_usage(self.site.root).free
+        if free < FREE_SPACE:
+            problems.append(
+                f"only {free / 2**30:.1f} GB of disk are free here and images need about {FREE_SPACE / 2**30:.0f}. Type: docker system prune"
+            )
+        if problems:
+            raise Failed("\n".join(problems))
+
+    def _publish(self, files: dict[str, str]) -> str:
+        """Writes the edge's release of these files, tested by Nginx itself; returns its hash."""
+        content = {
+            name.removeprefix("nginx/"): text.encode() for name, text in files.items() if name.startswith("nginx/")
+        }
+        tls = self.site.environment.tls
+        if tls.certificate == "local-ca":
+            names = [*self.site.environment.domains, *sorted({p.host for p in self.site.apps.values() if p.host})]
+            content["tls/certificate.pem"], content["tls/key.pem"] = certs.local(self.local / "ca", names)
+        elif tls.certificate != "off":
+            for target, source in (("tls/certificate.pem", tls.certificate), ("tls/key.pem", tls.key or "")):
+                try:
+                    content[target] = (self.site.root / source).read_bytes()
+                except OSError as error:
+                    raise Failed(
+                        f"environments/{self.site.env}.yml: tls: {source} cannot be read: {error.strerror}"
+                    ) from None
+        directory = self.local / "edge"
+        version = edge.publish(directory, content)
+        if version != edge.current(directory):
+            candidate = f"/etc/gatehouse/releases/{version}/"
+            mount = f"{directory}:/etc/gatehouse:ro"
+            try:
+                docker.run(
+                    "run",
+                    "--rm",
+                    "--network=none",
+                    "--read-only",
+                    "--tmpfs=/tmp",
+                    "--user=101:101",
+                    "--cap-drop=ALL",
+                    "--volume",
+                    mount,
+                    "--entrypoint=nginx",
+                    NGINX_IMAGE,
+                    "-e",
+                    "/dev/stderr",
+                    "-t",
+                    "-p",
+                    candidate,
+                    "-c",
+                    "nginx.conf",
+                )
+            except Failed as failure:
+                shutil.rmtree(directory / "releases" / version)
+                raise Failed("Nginx refuses this configuration; the running one was not touched", failure.log) from None
+        return version
+
+    def _switch(self, version: str) -> None:
+        """New services first, then the edge's new routes to them, then what is no longer routed to goes."""
+        directory = self.local / "edge"
+        previous = edge.current(directory)
+        if previous is None:
+            edge.switch(directory, version)
+        self._compose("up", "--detach", "--no-build", "--pull=never", "--quiet-pull")
+        self._wait()
+        if edge.current(directory) != version:
+            edge.switch(directory, version)
+        self._reload(version)
+        self._compose("up", "--detach", "--no-build", "--pull=never", "--remove-orphans")
+        self._verify()
+
+    def _reload(self, version: str) -> None:
+        if self._edge_version() == version:
+            return
+        self._compose(
+            "exec",
+            "-T",
+            "edge",
+            "nginx",
+            "-e",
+            "/dev/stderr",
+            "-p",
+            "/etc/gatehouse/current/",
+            "-c",
+            "nginx.conf",
+            "-s",
+            "reload",
+        )
+        self._until(
+            lambda: self._edge_version() == version, 10, "the edge did not take its new configuration", ["edge"]
+        )
+        say.line(f"edge: reloaded with configuration {version}")
+
+    def _edge_version(self) -> str:
+        probe = "exec 3<>/dev/tcp/127.0.0.1/8081; printf 'GET /version HTTP/1.0\\r\\n\\r\\n' >&3; tail -n 1 <&3"
+        try:
+            return self._compose("exec", "-T", "edge", "bash", "-c", probe).strip()
+        except Failed:
+            return ""
+
+    def _wait(self) -> None:
+        """Until every container is ready; Failed as soon as one will not be, with its log."""
+        start, said = time.monotonic(), ""
+        while True:
+            found = self.containers()
+            for container in found:
+                if reason := container.failure:
+                    raise Failed(f"{container.service}: {reason}", self._tail(container.id))
+            waiting = sorted({c.service for c in found if not c.ready})
+            if found and not waiting:
+                return
+            if (text := ", ".join(waiting)) != said:
+                say.line(f"waiting for {text}")
+                said = text
+            if time.monotonic() - start > READY_WITHIN:
+                slow = next(c for c in found if not c.ready)
+                raise Failed(f"{slow.service}: not healthy after {READY_WITHIN:.0f} s", self._tail(slow.id))
+            time.sleep(0.3)
+
+    def _verify(self) -> None:
+        """Every app's health path answers 200 through the edge."""
+        for plan in self.site.apps.values():
+            answer = ""
+
+            def healthy(plan: AppPlan = plan) -> bool:
+                nonlocal answer
+                answer = self.health(plan)
+                return answer == "200"
+
+            try:
+                self._until(
+                    healthy,
+                    15,
+                    f"{plan.name}: healthy, but {plan.health_url} through the edge is not",
+                    [plan.name, "edge"],
+                )
+            except Failed as failure:
+                raise Failed(f"{failure} (it answered {answer})", failure.log) from None
+
+    def health(self, plan: AppPlan) -> str:
+        """The status that the app's health path answers through the edge, or the reason why none came."""
+        environment = self.site.environment
+        secure = environment.tls.certificate != "off" and environment.tls.redirect
+        port = environment.https_port if secure else environment.http_port
+        address = "127.0.0.1" if environment.bind in ("0.0.0.0", "127.0.0.1") else environment.bind
+        request = urllib.request.Request(
+            f"http{'s' if secure else ''}://{address}:{port}{plan.health_url}",
+            headers={"Host": plan.host or environment.domains[0]},
+        )
+        # The question is whether the chain answers, not whether this machine trusts the certificate's authority.
+        context = ssl._create_unverified_context()
+        try:
+            with urllib.request.urlopen(request, timeout=5, context=context) as response:
+                return str(response.status)
+        except urllib.error.HTTPError as error:
+            return str(error.code)
+        except OSError as error:
+            return str(getattr(error, "reason", error))
+
+    def _restore(self, ran_before: bool) -> None:
+        """After a failed up: the last good state again, or nothing where there was none."""
+        if ran_before and self.good.is_dir():
+            version = (self.good / ".edge").read_text()
+            shutil.rmtree(self.build)
+            shutil.copytree(self.good, self.build, ignore=shutil.ignore_patterns(".edge"))
+            with contextlib.suppress(Failed):
+                edge.switch(self.local / "edge", version)
+                self._compose("up", "--detach", "--no-build", "--pull=never", "--remove-orphans")
+                self._wait()
+                self._reload(version)
+                say.line("what ran before runs again; nothing of the failed change is left")
+                return
+        with contextlib.suppress(Failed):
+            self._compose("down", "--remove-orphans", "--timeout=5")
+        (self.local / "edge/current").unlink(missing_ok=True)
+        say.line("stopped again; nothing is left running")
+
+    # --- small helpers ---
+
+    def _until(self, done: Callable[[], bool], within: float, sentence: str, services: list[str]) -> None:
+        end = time.monotonic() + within
+        while not done():
+            if time.monotonic() > end:
+                log = [line for c in self.containers() if c.service in services for line in self._tail(c.id)]
+                raise Failed(sentence, log)
+            time.sleep(0.2)
+
+    def _files(self) -> list[str]:
+        return [
+            "compose",
+            "--project-name",
+            self.project,
+            "--file",
+            str(self.build / "stack.yml"),
+            "--file",
+            str(self.build / "local.yml"),
+        ]
+
+    def _compose(self, *arguments: str) -> str:
+        return docker.run(*self._files(), *arguments)
+
+    def _ids(self, all_states: bool) -> list[str]:
+        return docker.run(
+            "ps",
+            "--quiet",
+            "--no-trunc",
+            *(["--all"] if all_states else []),
+            "--filter",
+            f"label=com.docker.compose.project={self.project}",
+            "--filter",
+            f"label=com.docker.compose.project.working_dir={self.build}",
+        ).split()
+
+    def _tail(self, container: str, lines: int = 15) -> list[str]:
+        done = subprocess.run(
+            [*docker.client(), "logs", "--tail", str(lines), container],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+        return done.stdout.decode(errors="replace").splitlines()
+
+    def _service(self, app: str) -> str:
+        services = [
+            "edge",
+            *self.site.apps,
+            *(f"{p.name}-{process}" for p in self.site.apps.values() for process in p.app.processes),
+        ]
+        if app not in services:
+            raise Failed(f"no service {app!r} here. Allowed: {', '.join(services)}")
+        return app
+
+
+def _label(inspected: dict[str, Any], name: str) -> str:
+    return str(inspected["Config"]["Labels"].get(name, ""))
+
+
+def _container(inspected: dict[str, Any]) -> Container:
+    state = inspected["State"]
+    return Container(
+        service=_label(inspected, "com.docker.compose.service"),
+        id=inspected["Id"],
+        state=state["Status"],
+        health=state.get("Health", {}).get("Status", "none"),
+        restarts=inspected["RestartCount"],
+        exit_code=state["ExitCode"],
+        out_of_memory=state["OOMKilled"],
+        started=state["StartedAt"],
+    )
+
+
+def _cannot_listen(address: str, port: int) -> str | None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except PermissionError:
+            return None  # a port below 1024, which the engine may publish though we may not
+        except OSError as error:
+            return f"{os.strerror(error.errno or 0).lower()}. Stop what listens there ('ss -ltnp | grep :{port}'), or choose another number"
+    return None

@@ -1,0 +1,243 @@
+"""Images: an app's is named by its content, so that what did not change is neither built nor restarted."""
+
+from __future__ import annotations
+
+import configparser
+import fnmatch
+import hashlib
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from stack import docker
+from stack.errors import Failed
+from stack.load import AppPlan
+from stack.say import say
+
+PRODUCT = Path(__file__).resolve().parent.parent
+DOCKERFILE = PRODUCT / "apps/Dockerfile"
+GATEWAYS = PRODUCT / "requirements/gateways"
+PYTHON_IMAGE = "python:3.13-slim-trixie"
+
+PULL_PATIENCE = 10.0
+"""s. A registry that has not begun to answer by then is out of reach."""
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+def name(plan: AppPlan) -> str:
+    """Repository and tag of the app's image; the tag is a hash of everything the image is made from.
+
+    The base image counts by name only: after pulling a newer one, `docker image rm` the app's to build on it.
+    """
+    digest = hashlib.sha256()
+    for part in (DOCKERFILE.read_bytes(), lock(plan).read_bytes(), repr(_arguments(plan)).encode()):
+        digest.update(hashlib.sha256(part).digest())
+    for path in sorted(_content(plan.folder)):
+        executable = path.stat().st_mode & 0o100
+        digest.update(f"{path.relative_to(plan.folder)}\0{executable}\0".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return f"gatehouse/{plan.name}:{digest.hexdigest()[:12]}"
+
+
+def lock(plan: AppPlan) -> Path:
+    """The gateway's own hash-locked requirements: its name's, or its family's (gunicorn-sync -> gunicorn.txt)."""
+    exact = GATEWAYS / f"{plan.gateway.name}.txt"
+    return exact if exact.is_file() else GATEWAYS / f"{plan.gateway.name.split('-')[0]}.txt"
+
+
+def _arguments(plan: AppPlan) -> dict[str, str]:
+    return {
+        "GATEWAY": lock(plan).stem,
+        "PACKAGES": " ".join(plan.app.packages),
+        "VOLUMES": " ".join(plan.app.volumes.values()),
+    }
+
+
+def _content(folder: Path) -> Iterator[Path]:
+    lines = DOCKERFILE.with_name("Dockerfile.dockerignore").read_text().splitlines()
+    ignored = [line.removeprefix("**/") for line in lines if line and not line.startswith("#")]
+    for directory, names, files in os.walk(folder):
+        names[:] = [n for n in names if not any(fnmatch.fnmatch(n, pattern) for pattern in ignored)]
+        yield from (Path(directory, f) for f in files if not any(fnmatch.fnmatch(f, pattern) for pattern in ignored))
+
+
+# --- building ---------------------------------------------------------------------------------------------------------
+
+
+def ensure(apps: list[AppPlan], bases: list[str]) -> list[str]:
+    """Makes every image that is missing; returns the names of the apps that were built."""
+    missing = [plan for plan in apps if not exists(name(plan))]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(base, [*bases, *([PYTHON_IMAGE] if missing else [])]))
+        list(pool.map(_build_app, missing))
+    return [plan.name for plan in missing]
+
+
+def exists(image: str) -> bool:
+    """Whether the engine has this image."""
+    return docker.succeeds("image", "inspect", image)
+
+
+def base(image: str) -> None:
+    """Makes sure of a public base image: pulled where a registry answers, else built under the same name from Debian
+    packages (compose/images)."""
+    if exists(image):
+        return
+    reason = _pull(image)
+    if reason is None:
+        return
+    with say.step(f"{image}: {reason}; building it from Debian packages"):
+        with _base_lock:
+            if not exists("debian:trixie-slim"):
+                done = subprocess.run(
+                    [docker.BOOTSTRAP, "base-image", "debian:trixie-slim"], capture_output=True, check=False
+                )
+                if done.returncode:
+                    raise Failed(
+                        "could not make debian:trixie-slim", done.stderr.decode(errors="replace").splitlines()[-15:]
+                    )
+        recipe = PRODUCT / "compose/images" / f"{image.split(':')[0]}.Dockerfile"
+        _build(["--file", str(recipe), "--tag", image, str(recipe.parent)], image)
+
+
+_base_lock = threading.Lock()
+
+
+def _pull(image: str) -> str | None:
+    """None when pulled; else why not. A slow download is fine, a registry that does not begin to answer is not."""
+    process = subprocess.Popen(
+        [*docker.client(), "pull", image], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    lines: queue.Queue[str | None] = queue.Queue()
+    output = process.stdout
+    assert output is not None
+
+    def read() -> None:
+        for line in output:
+            lines.put(line.strip())
+        lines.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    said = ""
+    try:
+        line = lines.get(timeout=PULL_PATIENCE)
+        if line and "Pulling from" in line:
+            say.line(f"{image}: pulling")
+        while line is not None:
+            said = line or said
+            line = lines.get()
+    except queue.Empty:
+        process.kill()
+        process.wait()
+        return f"no registry answered within {PULL_PATIENCE:g} s"
+    return (
+        None
+        if process.wait() == 0
+        else "no registry in reach"
+        if "dial tcp" in said or "lookup" in said
+        else f"not pulled ({said[-120:]})"
+    )
+
+
+def _build_app(plan: AppPlan) -> None:
+    with say.step(f"{plan.name}: building its image"):
+        arguments = [part for key, value in _arguments(plan).items() for part in ("--build-arg", f"{key}={value}")]
+        _build(
+            [
+                "--file",
+                str(DOCKERFILE),
+                "--build-context",
+                f"gateways={GATEWAYS}",
+                *arguments,
+                "--tag",
+                name(plan),
+                str(plan.folder),
+            ],
+            f"apps/{plan.name}",
+        )
+
+
+def _build(arguments: list[str], what: str) -> None:
+    with secrets() as given:
+        proxies = [
+            part
+            for key in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
+            if key in os.environ
+            for part in ("--build-arg", key)
+        ]
+        try:
+            docker.run("build", "--progress=plain", *proxies, *given, *arguments, env={"DOCKER_BUILDKIT": "1"})
+        except Failed as failure:
+            raise Failed(f"the image of {what} could not be built", failure.log) from None
+
+
+@contextmanager
+def secrets() -> Iterator[list[str]]:
+    """docker build's arguments for this machine's CA bundle and pip settings, as secrets that end in no layer."""
+    ca = next(
+        (
+            p
+            for v in ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
+            if (p := os.environ.get(v)) and Path(p).is_file()
+        ),
+        None,
+    )
+    ca = ca or next(
+        (p for p in ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt") if Path(p).is_file()),
+        None,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Path(folder, "pip.conf")
+        settings.touch(0o600)
+        settings.write_text(pip_settings())
+        empty = Path(folder, "empty")
+        empty.touch()
+        yield ["--secret", f"id=ca,src={ca or empty}", "--secret", f"id=pip,src={settings}"]
+
+
+def pip_settings() -> str:
+    """pip's own effective settings as a pip.conf, less what means nothing inside a build: paths of this machine."""
+    listed = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
+    ).stdout
+    config = configparser.RawConfigParser()
+    config.add_section("global")
+    for line in listed.splitlines():
+        key, _, value = line.partition("=")
+        section, _, option = key.rpartition(".")
+        if section not in ("global", "install", ":env:", "site", "user") or option in (
+            "cert",
+            "cache-dir",
+            "target",
+            "user",
+            "prefix",
+        ):
+            continue
+        words = [
+            w for w in value.strip().strip("'").replace("\\n", "\n").split() if not w.startswith(("/", "file:", "~"))
+        ]
+        if words:
+            config.set("global", option.replace("_", "-"), "\n".join(words))
+    with tempfile.TemporaryFile("w+") as text:
+        config.write(text)
+        text.seek(0)
+        return text.read()
+
+
+def prune(apps: list[AppPlan], keep: int = 3) -> None:
+    """Removes all but the newest `keep` images of each app that no container uses."""
+    for plan in apps:
+        listed = docker.run(
+            "image", "ls", f"gatehouse/{plan.name}", "--format", "{{.CreatedAt}}\t{{.Repository}}:{{.Tag}}"
+        ).splitlines()
+        for line in sorted(listed, reverse=True)[keep:]:
+            docker.succeeds("image", "rm", line.split("\t")[1])

@@ -1,0 +1,272 @@
+"""Every setting's meaning, unit, default and limits: the one home of each.
+
+From these models come the checks on what people write, the JSON Schemas that editors use, docs/settings.md and the
+texts of errors. A value has at most three layers, each replacing the one before it as a whole:
+model default <- apps/<name>/app.yml <- environments/<env>.yml, key `apps.<name>`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+
+from stack import gateways
+
+# --- kinds of value ---------------------------------------------------------------------------------------------------
+
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
+
+Size = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]*[KMG]$")]
+"""A number of binary units, as Docker and Nginx write it: 64K, 512M, 2G."""
+
+UrlPath = Annotated[str, StringConstraints(pattern=r"^/([A-Za-z0-9._~-]+/?)*$")]
+"""An absolute URL path of unreserved characters: /, /shop, /api/v2."""
+
+AbsolutePath = Annotated[str, StringConstraints(pattern=r"^(/[A-Za-z0-9._-]+)+$")]
+HostName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
+VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+ServiceName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
+PackageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]+$")]
+Seconds = Annotated[float, Field(gt=0, le=86400)]
+
+
+def size_bytes(size: str) -> int:
+    """Bytes in a `Size`: size_bytes("2M") == 2097152."""
+    return int(size[:-1]) * _UNITS[size[-1]]
+
+
+def _scalar_text(value: object) -> object:
+    """YAML's numbers and booleans as the text an environment variable holds; true becomes "true"."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, int | float) else value
+
+
+VariableValue = Annotated[str, BeforeValidator(_scalar_text)]
+
+
+class Strict(BaseModel):
+    """Refuses keys it does not know and values of another type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+
+
+# --- apps/<name>/app.yml ----------------------------------------------------------------------------------------------
+
+
+class Timeouts(Strict):
+    """The app's part of the chain's timeout contract, in seconds. `stack check` holds the inequalities between these and
+    the edge's (stack/timeouts.py says each in a sentence)."""
+
+    connect: Seconds = 0.5
+    """s. Nginx gives up connecting to a replica after this and tries the next one; a lost host costs this much once."""
+    request: Seconds = 30
+    """s. Nginx waits this long for the gateway to send something, then answers 504. It is the request timeout of the
+    chain: threads and event loops have none of their own. `paths` can set another one."""
+    gateway: Seconds = 25
+    """s. A worker busy for longer is killed and replaced, where the gateway can do that (gunicorn-sync); elsewhere it is
+    a heartbeat that one slow request does not miss."""
+    keep_alive: Seconds = 75
+    """s. The gateway keeps an idle connection open this long. Must exceed Nginx's own limit, else the gateway closes a
+    connection just as Nginx sends a POST on it: 6.3 % of them answered 502 where the two met."""
+    graceful: Seconds = 30
+    """s. After SIGTERM the gateway finishes requests in flight for this long, then cuts them."""
+    stop_grace: Seconds = 40
+    """s. After SIGTERM the engine waits this long, then kills the container."""
+    ping: Seconds = 20
+    """s. Interval of WebSocket pings, where the gateway sends them; they keep a silent socket from timing out at Nginx."""
+
+
+class Path(Strict):
+    """HTTP behaviour of the URLs that start with this path; everything else of the app keeps the app's own."""
+
+    websocket: bool = False
+    """Let clients upgrade to WebSocket here. Everywhere else the edge removes the request to upgrade."""
+    stream: bool = False
+    """Pass bytes on as they come, in both directions: server-sent events, long downloads, large uploads. Elsewhere Nginx
+    reads the whole request first, so that slow clients never occupy a worker."""
+    timeout: Seconds | None = None
+    """s. Replaces `timeouts.request` here: longer for long polls and quiet streams."""
+    body_limit: Size | None = None
+    """Replaces the app's `body_limit` here."""
+
+
+class Process(Strict):
+    """A background process: the app's image with another command, and no route."""
+
+    command: Annotated[list[str], Field(min_length=1)]
+    """The program and its arguments, as a list; no shell reads it."""
+    cpus: Annotated[float, Field(gt=0, le=256)] = 0.5
+    """CPUs it may use at most."""
+    memory: Size = "256M"
+    """Memory at most; beyond it the process is killed and restarted."""
+    stop_grace: Seconds = 40
+    """s. After SIGTERM the engine waits this long, then kills it."""
+
+
+class App(Strict):
+    """One web app: the folder's name is the app's name."""
+
+    interface: Literal["wsgi", "asgi"]
+    """What the app speaks: wsgi (Flask, Django, ...) or asgi (FastAPI, Starlette, ...)."""
+    entry: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*(\(\))?$")]
+    """`module:attribute` of the application object, as every gateway writes it: app:app."""
+    gateway: Literal[tuple(gateways.GATEWAYS)] | None = None  # type: ignore[valid-type]
+    """The WSGI or ASGI server in front of the code. Not set: gunicorn-gthread for wsgi, uvicorn for asgi."""
+    route: UrlPath | None = None
+    """URL path the app answers under. Not set: /<name>, or / where `host` is set. The app sees it as its prefix
+    (SCRIPT_NAME, root_path) and builds right links by itself."""
+    host: HostName | None = None
+    """Answer under this host name only, for example shop.example.com. Not set: the environment's domains."""
+
+    workers: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = "auto"
+    """Worker processes in each replica. auto: from this app's cpus and memory and the kind of gateway, never from the
+    number of cores of the host; `make show` prints the reason."""
+    threads: Annotated[int, Field(ge=1, le=256)] = 8
+    """Threads in each worker, where the gateway uses threads (gunicorn-gthread): one request each at a time."""
+    preload: bool = False
+    """Load the code once, before the workers are forked: 30-44 % less memory, and code that opens connections or starts
+    threads on import breaks. Gunicorn only."""
+    max_requests: Annotated[int, Field(ge=0)] = 0
+    """Replace a worker after about this many requests; 0: never. A cure for leaks, at a price on uvicorn and
+    gunicorn-asgi: requests in flight on a recycled worker's kept connections are lost (148 of 26,000 measured)."""
+    max_requests_jitter: Annotated[int, Field(ge=0)] = 0
+    """Spread `max_requests` by up to this many, so that workers are not replaced all at once."""
+    timeouts: Timeouts = Timeouts()
+
+    replicas: Annotated[int, Field(ge=1, le=100)] = 1
+    """Containers of this app. More than one makes a crash invisible; usually set by the environment."""
+    cpus: Annotated[float, Field(gt=0, le=256)] = 1.0
+    """CPUs each replica may use at most."""
+    memory: Size = "512M"
+    """Memory of each replica at most; beyond it the container is killed and restarted."""
+    worker_memory: Size = "96M"
+    """What one worker needs at its peak. `workers: auto` stays within 80 % of `memory`."""
+
+    health: UrlPath = "/healthz"
+    """Path below the app's prefix that answers 200 when the app can serve. Nothing is sent to a replica before it does."""
+    body_limit: Size = "1M"
+    """Largest request body; a larger one gets 413 from Nginx and never reaches the app."""
+    paths: dict[UrlPath, Path] = {}
+    """Paths below the app's prefix that need other HTTP behaviour: `/ws: {websocket: true}`."""
+
+    env: dict[VariableName, VariableValue] = {}
+    """Plain environment variables. Not for secrets: everybody who may look at the container sees them."""
+    secrets: list[VariableName] = []
+    """Names of secrets. Each is a file /run/secrets/<NAME> in the container, and <NAME>_FILE says where. Values stand
+    nowhere in this repository: `make secret APP=<name> NAME=<NAME>` keeps local ones in an ignored folder."""
+    volumes: dict[ServiceName, AbsolutePath] = {}
+    """Directories that outlive the container: volume name -> path inside."""
+    packages: list[PackageName] = []
+    """Debian packages the app needs at run time: libpq5, libmagic1."""
+    processes: dict[ServiceName, Process] = {}
+    """Background processes beside the web app, from the same image: queue workers, schedulers."""
+    egress: bool = True
+    """May open connections to the outside. false: only the edge and the other apps are in reach."""
+    contract: Literal["full", "health"] = "health"
+    """What the test suite asks of it: the health path, or every route of the HTTP contract (docs/contract.md)."""
+
+    @model_validator(mode="after")
+    def _fits_its_gateway(self) -> App:
+        chosen = self.chosen_gateway
+        if chosen.interface != self.interface:
+            fitting = ", ".join(g.name for g in gateways.GATEWAYS.values() if g.interface == self.interface)
+            raise ValueError(
+                f"gateway: {chosen.name} serves {chosen.interface} apps and this one is {self.interface}. Allowed: {fitting}"
+            )
+        if self.preload and not chosen.preloads:
+            raise ValueError(
+                f"preload: {chosen.name} cannot load the code before it starts workers. Remove the key, or choose a gunicorn gateway"
+            )
+        if self.interface == "wsgi" and (paths := [p for p, v in self.paths.items() if v.websocket]):
+            raise ValueError(
+                f"paths.{paths[0]}.websocket: a WSGI app cannot speak WebSocket. Remove the key, or make it an asgi app"
+            )
+        if chosen.name == "gunicorn-gevent" and any(v.websocket for v in self.paths.values()):
+            raise ValueError("paths: gunicorn-gevent does not speak WebSocket")
+        return self
+
+    @property
+    def chosen_gateway(self) -> gateways.Gateway:
+        """The gateway named by `gateway`, or the interface's default."""
+        return gateways.GATEWAYS[self.gateway or gateways.DEFAULT[self.interface]]
+
+
+# --- environments/<env>.yml -------------------------------------------------------------------------------------------
+
+
+class Tls(Strict):
+    """HTTPS at the edge."""
+
+    certificate: Annotated[str, StringConstraints(min_length=1)] = "local-ca"
+    """local-ca: a certificate for this environment's names from a certificate authority made once on this machine;
+    off: plain HTTP only; else the path of a PEM file with the certificate and its chain."""
+    key: str | None = None
+    """Path of the PEM file with the certificate's private key; goes with a certificate file."""
+    redirect: bool = True
+    """Answer plain HTTP with a redirect to HTTPS."""
+    hsts: Annotated[int, Field(ge=0)] = 63072000
+    """s. Tell browsers to use only HTTPS for this long (Strict-Transport-Security); 0: not at all. It holds for every
+    port of the name, so leave it 0 for localhost."""
+
+    @model_validator(mode="after")
+    def _files_come_in_pairs(self) -> Tls:
+        if (self.certificate not in ("local-ca", "off")) != (self.key is not None):
+            raise ValueError(
+                "key: a certificate file and its key go together. Allowed: certificate: local-ca | off, or both paths"
+            )
+        return self
+
+
+class EdgeTimeouts(Strict):
+    """The edge's part of the chain's timeout contract, in seconds. What concerns clients alone stands in
+    nginx/snippets/timeouts.conf."""
+
+    upstream_keep_alive: Seconds = 15
+    """s. An idle connection to a gateway stays open this long: less than every gateway's own `timeouts.keep_alive`."""
+    resolver_valid: Seconds = 1
+    """s. Nginx asks the engine's DNS again after this: below the 2 s that Swarm waits between taking a stopping task out
+    of DNS and sending it SIGTERM."""
+
+
+class Edge(Strict):
+    """Nginx."""
+
+    upstream_keepalive: Annotated[int, Field(ge=0, le=4096)] = 64
+    """Idle connections that each Nginx worker keeps to each app: at least the requests in flight per worker. 0 costs
+    two thirds of the throughput of a fast app."""
+    memory: Size = "256M"
+    """Memory at most, temporary files of request bodies included."""
+    index: bool = False
+    """Show a small page of what runs here at /, where no app has that route."""
+    timeouts: EdgeTimeouts = EdgeTimeouts()
+
+
+class Environment(Strict):
+    """Where apps run; only what differs from place to place."""
+
+    name: ServiceName = "gatehouse"
+    """Name of the project: prefix of its containers, networks and volumes."""
+    engine: Literal["compose", "swarm"] = "swarm"
+    """compose: this machine. swarm: 1..N hosts."""
+    domains: Annotated[list[HostName], Field(min_length=1)]
+    """Host names of the site, the canonical one first. Requests for any other name are closed without an answer."""
+    bind: Annotated[str, StringConstraints(pattern=r"^[0-9a-f.:]+$")] = "127.0.0.1"
+    """Address that local ports are published on (compose only): 127.0.0.1 keeps them on this machine."""
+    http_port: Annotated[int, Field(ge=1, le=65535)] = 80
+    """Published port of plain HTTP."""
+    https_port: Annotated[int, Field(ge=1, le=65535)] = 443
+    """Published port of HTTPS."""
+    tls: Tls = Tls()
+    edge: Edge = Edge()
+    apps: dict[ServiceName, dict[str, Any]] = {}
+    """Per app, keys of its app.yml that differ here: `shop: {replicas: 3}`. Each replaces the whole value."""
+
+
+RESERVED_NAMES = frozenset({"edge", "load", "localhost"})
+"""Service names an app cannot take: the stack has its own under them."""
+
+PLACEHOLDERS = re.compile(r"^\s*(change.?me|changethis|secret|password|todo|xxx+|placeholder|<.*>)?\s*$", re.IGNORECASE)
+"""Values a secret is not: what examples put there to be replaced."""

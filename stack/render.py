@@ -1,0 +1,148 @@
+"""A checked site -> the final files of build/<env>/. Pure: same facts, same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment as Jinja
+from jinja2 import FileSystemLoader, StrictUndefined
+
+from stack import images, model
+from stack.gateways import Gateway
+from stack.load import AppPlan, Site
+from stack.model import App, size_bytes
+
+PRODUCT = Path(__file__).resolve().parent.parent
+"""Where templates and snippets are: this clone. A site's own folders may lie elsewhere."""
+
+NGINX_IMAGE = "nginx:1.30"
+LISTEN = "0.0.0.0:8000"
+
+
+@dataclass(frozen=True)
+class RenderedApp:
+    """What the templates see of an app."""
+
+    name: str
+    app: App
+    gateway: Gateway
+    prefix: str
+    host: str | None
+    gateway_health_path: str
+    image: str
+    command: list[str]
+    environment: list[str]
+    workers: int
+
+    @property
+    def links(self) -> list[str]:
+        """Paths worth a click on the edge's page."""
+        full = ["/whoami", "/wait?ms=100", "/events"] if self.app.contract == "full" else []
+        return [self.app.health, *full]
+
+    @property
+    def services(self) -> list[str]:
+        """Its service names: the web app's own and one for each background process."""
+        return [self.name, *(f"{self.name}-{process}" for process in self.app.processes)]
+
+
+def render(site: Site) -> dict[str, str]:
+    """Relative path -> text of every file in build/<env>/."""
+    apps = [_app(plan) for plan in site.apps.values()]
+    groups: dict[str | None, list[RenderedApp]] = {None: []}
+    for app in apps:
+        groups.setdefault(app.host, []).append(app)
+    facts = {
+        "env": site.env,
+        "environment": site.environment,
+        "apps": apps,
+        "groups": groups,
+        "nginx_image": NGINX_IMAGE,
+        "size_bytes": size_bytes,
+        "ordinary": model.Path(),
+    }
+    files = {
+        "stack.yml": _template("compose/stack.yml.j2", facts),
+        "nginx/site.conf": _template("nginx/site.conf.j2", facts),
+    }
+    if site.environment.engine == "compose":
+        files["local.yml"] = _template("compose/local.yml.j2", facts)
+    if site.environment.edge.index:
+        files["nginx/pages/index.html"] = _template("nginx/pages/index.html.j2", facts, html=True)
+    static = [
+        PRODUCT / "nginx/nginx.conf",
+        *(PRODUCT / "nginx/snippets").glob("*.conf"),
+        *(PRODUCT / "nginx/pages").glob("error.*"),
+    ]
+    files |= {str(path.relative_to(PRODUCT)): path.read_text("utf-8") for path in static}
+    return dict(sorted(files.items()))
+
+
+def _app(plan: AppPlan) -> RenderedApp:
+    image = images.name(plan)
+    command = plan.gateway.command(plan.app, plan.sizing.workers, plan.prefix, LISTEN)
+    variables = {
+        "GATEHOUSE_APP": plan.name,
+        "GATEHOUSE_GATEWAY": plan.gateway.name,
+        **plan.app.env,
+        **{f"{name}_FILE": f"/run/secrets/{name}" for name in plan.app.secrets},
+    }
+    # What answers "which release is this?": changes with the code and with every setting of the app.
+    release = _digest(image, json.dumps(command), json.dumps(variables), plan.app.model_dump_json())
+    variables["GATEHOUSE_RELEASE"] = release
+    return RenderedApp(
+        plan.name,
+        plan.app,
+        plan.gateway,
+        plan.prefix,
+        plan.host,
+        plan.gateway_health_path,
+        image,
+        command,
+        [f"{key}={value}" for key, value in variables.items()],
+        plan.sizing.workers,
+    )
+
+
+def _template(path: str, facts: dict[str, Any], html: bool = False) -> str:
+    jinja = Jinja(
+        loader=FileSystemLoader(PRODUCT),
+        undefined=StrictUndefined,
+        autoescape=html,
+        keep_trailing_newline=True,
+    )
+    # `text`: a YAML (JSON) value that neither engine interpolates. `ms`: seconds as both Nginx and Docker read them.
+    jinja.filters |= {
+        "text": lambda value: json.dumps(value, ensure_ascii=False).replace("$", "$$"),
+        "ms": lambda seconds: f"{seconds:g}s" if seconds == int(seconds) else f"{round(seconds * 1000)}ms",
+        "regex": re.escape,
+        "identifier": lambda name: name.replace("-", "_"),
+    }
+    return jinja.get_template(path).render(facts)
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+
+
+def write(files: dict[str, str], directory: Path) -> list[str]:
+    """Makes `directory` hold exactly `files`; returns the paths that changed."""
+    changed = []
+    for name, text in files.items():
+        path = directory / name
+        if not path.is_file() or path.read_text("utf-8") != text:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, "utf-8")
+            changed.append(name)
+    for path in sorted(directory.rglob("*"), reverse=True):
+        if path.is_file() and str(path.relative_to(directory)) not in files:
+            path.unlink()
+            changed.append(str(path.relative_to(directory)))
+        elif path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+    return changed

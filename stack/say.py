@@ -1,0 +1,35 @@
+"""What a verb tells the person who typed it: one line a step, with the time it took."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+
+# A pipe or a log has no width of its own; 80 columns would cut URLs.
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class _Say:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def line(self, text: str) -> None:
+        with self._lock:
+            console.print(f"  {text}", markup=False)
+
+    @contextmanager
+    def step(self, text: str) -> Iterator[None]:
+        """Says what begins, and how long it took once it is done."""
+        start = time.monotonic()
+        self.line(f"{text} ...")
+        yield
+        self.line(f"{text}: {time.monotonic() - start:.0f} s")
+
+
+say = _Say()

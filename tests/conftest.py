@@ -1,0 +1,73 @@
+"""A throw-away site: the product's own apps in a folder of its own, with its own names and ports, so that a test run
+never touches a stack that somebody works with."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from stack.load import AppPlan, load_site
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@dataclass
+class Checkout:
+    """A folder with apps/ and environments/, and the verbs run on it as a user's shell would."""
+
+    root: Path
+    env: str = "local"
+    output: str = field(default="", init=False)
+
+    def run(self, *arguments: str, check: bool = True, input: str | None = None) -> subprocess.CompletedProcess[str]:
+        """`python -m stack arguments...` on this site."""
+        done = subprocess.run(
+            [sys.executable, "-m", "stack", *arguments],
+            cwd=REPOSITORY,
+            env={**os.environ, "GATEHOUSE_ROOT": str(self.root), "GATEHOUSE_ENV": self.env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            input=input,
+        )
+        self.output = done.stdout
+        if check:
+            assert done.returncode == 0, done.stdout
+        return done
+
+    @property
+    def apps(self) -> dict[str, AppPlan]:
+        return load_site(self.root, self.env).apps
+
+    def app_yml(self, app: str) -> Path:
+        return self.root / "apps" / app / "app.yml"
+
+
+def new_checkout(root: Path, name: str, http_port: int, https_port: int, apps: list[str] | None = None) -> Checkout:
+    """A site with copies of the product's apps and its local environment, under another name and other ports."""
+    for source in sorted((REPOSITORY / "apps").glob("*/app.yml")):
+        if apps is None or source.parent.name in apps:
+            shutil.copytree(
+                source.parent, root / "apps" / source.parent.name, ignore=shutil.ignore_patterns("__pycache__", ".venv")
+            )
+    local = (REPOSITORY / "environments/local.yml").read_text()
+    local = local.replace("http_port: 8080", f"http_port: {http_port}").replace(
+        "https_port: 8443", f"https_port: {https_port}"
+    )
+    assert f"http_port: {http_port}" in local
+    (root / "environments").mkdir(parents=True)
+    (root / "environments/local.yml").write_text(f"name: {name}\n{local}")
+    return Checkout(root)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    """A site that nothing runs."""
+    return new_checkout(tmp_path, "gatehouse-pure", 18180, 18543)
