@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -23,8 +24,8 @@ from stack.model import PLACEHOLDERS
 from stack.render import NGINX_IMAGE, render, write
 from stack.say import say
 
-READY_WITHIN = 120.0
-"""s. Every container is healthy by then, or `up` has failed."""
+READY_MARGIN = 30.0
+"""s. What `up` allows beyond the slowest app's `timeouts.start`, for the health check's own retries."""
 
 FREE_SPACE = 3 * 2**30
 """bytes. Images and their build cache need about this much."""
@@ -41,7 +42,8 @@ class Container:
     restarts: int
     exit_code: int
     out_of_memory: bool
-    started: str
+    answers: tuple[str, ...]
+    """Status codes that its health path answered, oldest first; empty text where nothing answered."""
 
     @property
     def ready(self) -> bool:
@@ -59,8 +61,13 @@ class Container:
                 if self.exit_code
                 else "ends by itself instead of serving"
             )
-        if self.health == "unhealthy":
-            return "runs, but its health path does not answer 200 (app.yml: health)"
+        # A container that has just crashed for the first time is "unhealthy", too: its next start decides.
+        if self.health == "unhealthy" and self.state == "running" and not self.restarts:
+            last = self.answers[-1] if self.answers else ""
+            return f"runs, but its health path {f'answers {last}' if last else 'does not answer'} (app.yml: health)"
+        # An app that is still starting refuses connections or answers 503; a 4xx will not change by waiting.
+        if self.health == "starting" and len(self.answers) >= 3 and all(a.startswith("4") for a in self.answers[-3:]):
+            return f"runs, but its health path answers {self.answers[-1]} (app.yml: health)"
         return None
 
 
@@ -80,7 +87,7 @@ class Compose:
         """Brings the site as it is written now into service; on failure, what ran before runs again."""
         with self._alone():
             self._preflight()
-            files = render(self.site)
+            files = render(self.site, self._secret_versions())
             built = images.ensure(list(self.site.apps.values()), [NGINX_IMAGE])
             before = {c.id for c in self.containers()}
             version = self._publish(files)
@@ -195,6 +202,16 @@ class Compose:
         if problems:
             raise Failed("\n".join(problems))
 
+    def _secret_versions(self) -> dict[str, str]:
+        """App -> when its local secrets were last written: a time says nothing about a value."""
+        return {
+            plan.name: str(
+                max((self.local / "secrets" / plan.name / name).stat().st_mtime_ns for name in plan.app.secrets)
+            )
+            for plan in self.site.apps.values()
+            if plan.app.secrets
+        }
+
     def _publish(self, files: dict[str, str]) -> str:
         """Writes the edge's release of these files, tested by Nginx itself; returns its hash."""
         content = {
@@ -289,6 +306,7 @@ class Compose:
     def _wait(self) -> None:
         """Until every container is ready; Failed as soon as one will not be, with its log."""
         start, said = time.monotonic(), ""
+        patience = READY_MARGIN + max((p.app.timeouts.start for p in self.site.apps.values()), default=0)
         while True:
             found = self.containers()
             for container in found:
@@ -300,9 +318,11 @@ class Compose:
             if (text := ", ".join(waiting)) != said:
                 say.line(f"waiting for {text}")
                 said = text
-            if time.monotonic() - start > READY_WITHIN:
+            if found and time.monotonic() - start > patience:
                 slow = next(c for c in found if not c.ready)
-                raise Failed(f"{slow.service}: not healthy after {READY_WITHIN:.0f} s", self._tail(slow.id))
+                raise Failed(
+                    f"{slow.service}: not healthy after {patience:.0f} s (app.yml: timeouts.start)", self._tail(slow.id)
+                )
             time.sleep(0.3)
 
     def _verify(self) -> None:
@@ -399,14 +419,14 @@ class Compose:
             f"label=com.docker.compose.project.working_dir={self.build}",
         ).split()
 
-    def _tail(self, container: str, lines: int = 15) -> list[str]:
+    def _tail(self, container: str) -> list[str]:
         done = subprocess.run(
-            [*docker.client(), "logs", "--tail", str(lines), container],
+            [*docker.client(), "logs", "--tail", "500", container],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             check=False,
         )
-        return done.stdout.decode(errors="replace").splitlines()
+        return without_library_frames(done.stdout.decode(errors="replace").splitlines())[-20:]
 
     def _service(self, app: str) -> str:
         services = [
@@ -417,6 +437,20 @@ class Compose:
         if app not in services:
             raise Failed(f"no service {app!r} here. Allowed: {', '.join(services)}")
         return app
+
+
+def without_library_frames(log: list[str]) -> list[str]:
+    """A log whose tracebacks keep only frames of the app's own code: a crashing worker's reason otherwise scrolls away
+    behind forty lines of the gateway's."""
+    kept, inside = [], False
+    for line in log:
+        if re.match(r' +File ".*", line \d+', line):
+            inside = bool(re.match(r' +File "(/venv/|/usr/|<frozen)', line))
+        elif not line.startswith("    "):
+            inside = False
+        if not inside:
+            kept.append(line)
+    return kept
 
 
 def _label(inspected: dict[str, Any], name: str) -> str:
@@ -433,7 +467,7 @@ def _container(inspected: dict[str, Any]) -> Container:
         restarts=inspected["RestartCount"],
         exit_code=state["ExitCode"],
         out_of_memory=state["OOMKilled"],
-        started=state["StartedAt"],
+        answers=tuple(check["Output"].strip() for check in state.get("Health", {}).get("Log") or []),
     )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import types
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -29,7 +30,7 @@ def files() -> dict[str, str]:
     return {
         "docs/settings.md": settings(),
         "docs/schema/app.json": _schema(App),
-        "docs/schema/environment.json": _schema(Environment),
+        "docs/schema/environment.json": _schema(Environment, overrides=App),
     }
 
 
@@ -65,9 +66,14 @@ def _table(model: type[BaseModel], sections: dict[type[BaseModel], str], where: 
             default = "see below"
         else:
             default = f"`{json.dumps(field.default)}`".replace("`null`", "not set")
-        meaning = " ".join((field.description or "See below.").split()).replace("|", "\\|").replace("<", "&lt;")
+        meaning = _outside_code(" ".join((field.description or "See below.").split()).replace("|", "\\|"))
         rows += f"| `{name}` | {_kind(model, name)} | {default} | {meaning} |\n"
     return rows
+
+
+def _outside_code(text: str) -> str:
+    """`<` as text; between backticks Markdown shows it as it is."""
+    return re.sub(r"`[^`]*`|<", lambda found: found[0].replace("<", "&lt;") if found[0] == "<" else found[0], text)
 
 
 def _parts(annotation: Any) -> list[Any]:
@@ -87,6 +93,8 @@ def _kind(model: type[BaseModel], name: str) -> str:
 
 def _kind_of(annotation: Any, schema: dict[str, Any]) -> str:
     origin = get_origin(annotation)
+    if origin is Annotated:  # its limits stand in the schema
+        return _kind_of(get_args(annotation)[0], schema)
     if origin is Literal:
         return ", ".join(f"`{json.dumps(v)}`".replace('"', "") for v in get_args(annotation))
     if origin in (Union, types.UnionType):
@@ -115,8 +123,15 @@ def _kind_of(annotation: Any, schema: dict[str, Any]) -> str:
     return kind + bounds
 
 
-def _schema(model: type[BaseModel]) -> str:
-    return (
-        json.dumps(model.model_json_schema() | {"$schema": "https://json-schema.org/draft/2020-12/schema"}, indent=2)
-        + "\n"
-    )
+def _schema(model: type[BaseModel], overrides: type[BaseModel] | None = None) -> str:
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | model.model_json_schema()
+    if overrides:  # `apps.<name>` takes any key of an app.yml, and needs none
+        app = overrides.model_json_schema()
+        schema["$defs"] |= app.pop("$defs") | {overrides.__name__: {**app, "required": []}}
+        names = schema["properties"]["apps"]["patternProperties"]
+        names |= dict.fromkeys(names, {"$ref": f"#/$defs/{overrides.__name__}"})
+    for owner in (schema, *schema["$defs"].values()):
+        for setting in owner["properties"].values():
+            if "patternProperties" in setting:  # a name of another form is an error
+                setting["additionalProperties"] = False
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"

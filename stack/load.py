@@ -5,18 +5,22 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.reader import ReaderError
 from ruamel.yaml.scalarbool import ScalarBoolean
 
-from stack import sizing, timeouts
+from stack import model, sizing, timeouts
 from stack.gateways import Gateway
-from stack.model import RESERVED_NAMES, App, Environment, ServiceName
+from stack.model import RESERVED_NAMES, App, Environment
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -107,24 +111,28 @@ def load_site(root: Path, env: str) -> Site:
                 Problem(
                     _show(environment_file, root),
                     "",
-                    f"no such environment.{_nearest(env, known)} Type: make show ENV={known[0] if known else 'local'}",
+                    f"no such environment.{_nearest(env, known)} Allowed: {', '.join(known) or 'none, until this file is there'}",
                 )
             ]
         )
     source = _Source(environment_file, root)
     problems += source.problems
-    environment = source.model(Environment, source.data, problems)
+    environment = None if source.problems else _validate(Environment, source.data, source.problem, problems)
 
     apps: dict[str, AppPlan] = {}
+    layers: dict[str, _Layers] = {}
     written = source.data.get("apps")
     overrides: dict[str, Any] = written if isinstance(written, dict) else {}
     folders = sorted(p.parent for p in (root / "apps").glob("*/app.yml"))
     for folder in folders:
-        plan = _load_app(folder, root, source, overrides.get(folder.name), problems)
+        layers[folder.name] = _Layers(_Source(folder / "app.yml", root), source, overrides.get(folder.name))
+        plan = _load_app(folder, root, layers[folder.name], problems)
         if plan:
             apps[plan.name] = plan
     if not folders:
         problems.append(Problem("apps/", "", "no app here: an app is a folder with an app.yml"))
+    for path in sorted([*(root / "apps").glob("*/app.yaml"), *(root / "environments").glob("*.yaml")]):
+        problems.append(Problem(_show(path, root), "", f"nothing reads this name. Rename it to {path.stem}.yml"))
     for name in overrides:
         if name not in {f.name for f in folders}:
             problems.append(
@@ -134,53 +142,17 @@ def load_site(root: Path, env: str) -> Site:
     if environment:
         for violation in timeouts.of_edge(environment):
             problems.append(source.problem(tuple(violation.key.split(".")), violation.sentence))
-        _check_apps_together(environment, apps, root, problems)
+        _check_apps_together(environment, apps, layers, problems)
     if problems or environment is None:
         raise SiteError(problems)
     return Site(root, env, environment, apps, dict.fromkeys(_flat(source.data), source.name))
 
 
-def _load_app(folder: Path, root: Path, environment: _Source, override: Any, problems: list[Problem]) -> AppPlan | None:
-    source = _Source(folder / "app.yml", root)
-    problems += source.problems
-    if source.problems:
-        return None
-    try:
-        _check_service_name(folder.name)
-    except ValueError as error:
-        problems.append(Problem(source.name, "", str(error)))
+def _load_app(folder: Path, root: Path, layers: _Layers, problems: list[Problem]) -> AppPlan | None:
+    source, override = layers.app, layers.override
     before = len(problems)
-    written = source.model(App, source.data, problems)
-    if written is None:
-        return None
-    app, origins = written, dict.fromkeys(source.data, source.name)
-    if override is not None:
-        if not isinstance(override, dict):
-            problems.append(
-                environment.problem(
-                    ("apps", folder.name), "must be a mapping of app.yml keys, for example {replicas: 2}"
-                )
-            )
-            return None
-        merged = environment.model(App, {**source.data, **override}, problems, at=("apps", folder.name))
-        if merged is None:
-            return None
-        app, origins = merged, origins | dict.fromkeys(override, environment.name)
-    if message := sizing.too_small(app):
-        problems.append(source.problem(("worker_memory" if "worker_memory" in source.data else "memory",), message))
-    module = app.entry.split(":")[0].split(".")[0]
-    if (
-        not (folder / f"{module}.py").is_file()
-        and not (folder / module).is_dir()
-        and not (folder / "src" / module).exists()
-    ):
-        have = sorted(p.stem for p in folder.glob("*.py"))
-        problems.append(
-            source.problem(
-                ("entry",),
-                f"no module {module!r} in {_show(folder, root)}/.{_nearest(module, have)} Write module:attribute, for example app:app",
-            )
-        )
+    if reason := _unfit_name(folder.name):
+        problems.append(Problem(source.name, "", reason))
     if not (folder / "requirements.txt").is_file():
         problems.append(
             Problem(
@@ -189,32 +161,56 @@ def _load_app(folder: Path, root: Path, environment: _Source, override: Any, pro
                 f"no requirements.txt beside it: list the app's packages in {_show(folder, root)}/requirements.in and type: make lock",
             )
         )
+    problems += source.problems
+    if source.problems:
+        return None
+    app = _validate(App, source.data, source.problem, problems)
+    if override:
+        found: list[Problem] = []
+        merged = _validate(App, {**source.data, **override}, layers.problem, found)
+        problems += [problem for problem in found if problem not in problems]
+        app = app and merged
+    if app is None:
+        return None
+    if message := sizing.too_small(app):
+        written = [key for data in (override, source.data) for key in ("worker_memory", "memory") if key in data]
+        problems.append(layers.problem((*written, "memory")[:1], message))
+    module = app.entry.split(":")[0].split(".")[0]
+    if (
+        not (folder / f"{module}.py").is_file()
+        and not (folder / module).is_dir()
+        and not (folder / "src" / module).exists()
+    ):
+        have = sorted(p.stem for p in folder.glob("*.py"))
+        problems.append(
+            layers.problem(
+                ("entry",),
+                f"no module {module!r} in {_show(folder, root)}/.{_nearest(module, have)} Write module:attribute, for example app:app",
+            )
+        )
     for name in app.processes:
         if f"{folder.name}-{name}" in RESERVED_NAMES:
-            problems.append(source.problem(("processes", name), "this service name is taken by the stack"))
+            problems.append(layers.problem(("processes", name), "this service name is taken by the stack"))
     if len(problems) > before:
         return None
-    return AppPlan(folder.name, folder, app, app.chosen_gateway, sizing.workers(app), origins)
+    return AppPlan(folder.name, folder, app, app.chosen_gateway, sizing.workers(app), layers.origins())
 
 
-def _check_service_name(name: str) -> None:
-
-    pattern = get_args(ServiceName)[1].pattern
-    if not re.match(pattern, name):
-        raise ValueError(
-            f"an app's folder is its host name in the stack. Allowed: small letters, digits and -, at most 32, starting with a letter; not {name!r}"
-        )
+def _unfit_name(name: str) -> str | None:
+    if not re.fullmatch(_pattern(model.ServiceName), name):
+        return f"an app's folder is its host name in the stack. Allowed: small letters, digits and -, at most 32, starting with a letter; not {name!r}"
     if name in RESERVED_NAMES:
-        raise ValueError(f"the name {name!r} is taken by the stack itself. Rename the folder")
+        return f"the name {name!r} is taken by the stack itself. Rename the folder"
+    return None
 
 
 def _check_apps_together(
-    environment: Environment, apps: dict[str, AppPlan], root: Path, problems: list[Problem]
+    environment: Environment, apps: dict[str, AppPlan], layers: dict[str, _Layers], problems: list[Problem]
 ) -> None:
     routes: dict[tuple[str | None, str], str] = {}
     services: dict[str, str] = {name: name for name in apps}
     for plan in apps.values():
-        source = _Source(plan.folder / "app.yml", root)
+        source = layers[plan.name]
         for violation in timeouts.of_app(plan.app, environment):
             problems.append(source.problem(_key_path(violation.key), violation.sentence))
         if plan.host in environment.domains:
@@ -259,24 +255,29 @@ class _Source:
         self.name = _show(path, root)
         self.problems: list[Problem] = []
         self.data: dict[str, Any] = {}
+        data: Any = {}
         try:
             data = YAML(typ="rt").load(path.read_text("utf-8"))
         except MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             text = " ".join(str(part) for part in (error.context, error.problem) if part)
-            self.problems.append(
-                Problem(self.name, "", f"not valid YAML: {text.splitlines()[0]}", mark.line + 1 if mark else None)
-            )
-            return
+            self._unreadable(f"not valid YAML: {text.splitlines()[0]}", mark.line + 1 if mark else None)
+        except ReaderError as error:
+            line = path.read_text("utf-8").count("\n", 0, error.position) + 1
+            self._unreadable(f"not valid YAML: the character U+{error.character:04X} may not stand in it", line)
         except UnicodeDecodeError as error:
-            self.problems.append(Problem(self.name, "", f"not UTF-8 text: {error.reason}"))
-            return
-        if data is None:
-            data = {}
-        if not isinstance(data, dict):
-            self.problems.append(Problem(self.name, "", "must be a mapping of keys to values"))
-            return
-        self.data = data
+            self._unreadable(f"not UTF-8 text: {error.reason}", error.object.count(b"\n", 0, error.start) + 1)
+        except (ValueError, KeyError, RecursionError) as error:  # 2020-13-45 is no date, `!!int x` no number
+            self._unreadable(f"not valid YAML: {error}")
+        except OSError as error:
+            self._unreadable(f"cannot be read: {error.strerror}")
+        if isinstance(data, dict):
+            self.data = data
+        elif data is not None:
+            self._unreadable("must be a mapping of keys to values")
+
+    def _unreadable(self, message: str, line: int | None = None) -> None:
+        self.problems.append(Problem(self.name, "", message, line))
 
     def problem(self, key: tuple[str, ...], message: str) -> Problem:
         return Problem(self.name, ".".join(key), message, self._line(key))
@@ -287,62 +288,132 @@ class _Source:
         for part in key:
             if isinstance(node, list) and part.isdigit() and int(part) < len(node):
                 line, node = node.lc.item(int(part))[0] + 1, node[int(part)]  # type: ignore[attr-defined]
-            elif isinstance(node, dict) and part in node:
-                line = node.lc.key(part)[0] + 1 if hasattr(node, "lc") else line
-                node = node[part]
+            elif isinstance(node, dict) and (same := [k for k in node if _key_text(k) == part]):
+                with suppress(AttributeError, KeyError, TypeError):  # what `<<: *anchor` brought has no line here
+                    line = node.lc.key(same[0])[0] + 1  # type: ignore[attr-defined]
+                node = node[same[0]]
             else:
                 break
         return line
 
-    def model(
-        self, model: type[M], data: dict[str, Any], problems: list[Problem], at: tuple[str, ...] = ()
-    ) -> M | None:
-        """`data` as `model`, or None after adding a problem for each thing wrong with it."""
-        try:
-            return model.model_validate(_plain(data))
-        except ValidationError as error:
-            for detail in error.errors():
-                problems.append(self._explain(model, at, detail))
-            return None
 
-    def _explain(self, model: type[BaseModel], at: tuple[str, ...], detail: Any) -> Problem:
-        location = tuple(
-            str(part)
-            for part in detail["loc"]
-            if part not in ("[key]",) and not str(part).startswith(("function-", "constrained-", "literal["))
-        )
-        kind, given = detail["type"], detail.get("input")
-        # A union reports one error per member; the member's own name is not a key of the file.
-        location = tuple(part for part in location if part not in ("int", "str", "float"))
-        key = (*at, *location)
-        owner = _model_at(model, location[:-1])
-        match kind:
-            case "extra_forbidden":
-                known = list(owner.model_fields) if owner else []
-                message = f"unknown key.{_nearest(location[-1], known)} Allowed: {', '.join(known)}"
-            case "missing":
-                described = _model_at(model, location[:-1])
-                text = described.model_fields[location[-1]].description if described else None
-                message = f"missing, and it has no default. {_first_sentence(text)}"
-            case "literal_error":
-                allowed = detail["ctx"]["expected"].replace("'", "")
-                message = f"{given!r} is not one of these.{_nearest(str(given), allowed.replace(' or ', ', ').split(', '))} Allowed: {allowed}"
-            case "string_pattern_mismatch":
-                message = f"{given!r} does not fit. {_meaning(owner, location)}".rstrip()
-            case "value_error":
-                text = str(detail["ctx"]["error"])
-                first, _, rest = text.partition(": ")
-                if rest and " " not in first:
-                    key, message = (
-                        (*at, *location, *first.split(".")) if "/" not in first else (*at, *_key_path(first)),
-                        rest,
-                    )
-                else:
-                    message = text
-            case _:
-                text = detail["msg"].replace("Input should", "should").replace("Value error, ", "")
-                message = f"{text}, not {json.dumps(given, default=str)}. {_meaning(owner, location)}".rstrip()
-        return self.problem(key, message)
+class _Layers:
+    """Where an app's values were written: its app.yml, and the environment's `apps.<name>` above it."""
+
+    def __init__(self, app: _Source, environment: _Source, override: Any) -> None:
+        self.app = app
+        self._environment = environment
+        self._name = Path(app.name).parent.name
+        self.override: dict[str, Any] = override if isinstance(override, dict) else {}
+
+    def problem(self, key: tuple[str, ...], message: str) -> Problem:
+        """A problem of the file that the key's value came from."""
+        if key[0] in map(_key_text, self.override):
+            return self._environment.problem(("apps", self._name, *key), message)
+        return self.app.problem(key, message)
+
+    def origins(self) -> dict[str, str]:
+        """Dotted key -> file; a whole value of the upper layer hides all of the lower one."""
+        below = {key: value for key, value in self.app.data.items() if key not in self.override}
+        return dict.fromkeys(_flat(below), self.app.name) | dict.fromkeys(_flat(self.override), self._environment.name)
+
+
+# --- from Pydantic's errors to sentences ------------------------------------------------------------------------------
+
+
+def _validate(
+    kind: type[M], data: dict[str, Any], problem: Callable[[tuple[str, ...], str], Problem], problems: list[Problem]
+) -> M | None:
+    """`data` as a model of this kind, or None after adding a problem for each thing wrong with it."""
+    try:
+        return kind.model_validate(_plain(data))
+    except ValidationError as error:
+        for location, details in groupby(error.errors(), _location):
+            problems += [problem(*_explain(kind, location, detail)) for detail in _united(list(details))]
+        return None
+
+
+def _location(detail: Any) -> tuple[str, ...]:
+    """The keys that lead to an error, less what Pydantic adds: a union's member, and the mark of a mapping's key."""
+    own = ("[key]", "int", "str", "float")
+    parts = [str(part) for part in detail["loc"]]
+    return tuple(p for p in parts if p not in own and not p.startswith(("function-", "constrained-", "literal[")))
+
+
+def _united(details: list[Any]) -> list[Any]:
+    """The errors of one key; those of a union's members (an integer or the word auto) as one."""
+    words = [detail for detail in details if detail["type"] == "literal_error"]
+    others = [detail for detail in details if detail["type"] != "literal_error"]
+    return [{**others[0], "or": words[0]["ctx"]["expected"]}] if words and others else details
+
+
+_WORDS = {
+    "bool_type": "should be true or false",
+    "dict_type": "should be a mapping of keys to values",
+    "float_type": "should be a number",
+    "int_type": "should be a whole number",
+    "list_type": "should be a list",
+    "model_type": "should be a mapping of keys to values",
+    "string_too_short": "should not be empty",
+    "string_type": "should be text",
+    "too_short": "should not be empty",
+}
+
+
+def _explain(kind: type[BaseModel], location: tuple[str, ...], detail: Any) -> tuple[tuple[str, ...], str]:
+    """The key of a Pydantic error, and its sentence."""
+    given, owner = detail.get("input"), _model_at(kind, location[:-1])
+    match detail["type"]:
+        case "extra_forbidden":
+            known = list(owner.model_fields) if owner else []
+            return location, f"unknown key.{_nearest(location[-1], known)} Allowed: {', '.join(known)}"
+        case "missing":
+            return location, f"missing, and it has no default. {_meaning(kind, location)}"
+        case "literal_error":
+            allowed = detail["ctx"]["expected"].replace("'", "")
+            near = _nearest(str(given), allowed.replace(" or ", ", ").split(", "))
+            return location, f"{_as_written(given)} is not one of these.{near} Allowed: {allowed}"
+        case "value_error":
+            first, _, rest = str(detail["ctx"]["error"]).partition(": ")
+            if rest and " " not in first:
+                return (*location, *_key_path(first)), rest
+            return location, str(detail["ctx"]["error"])
+    form = _FORMS.get(detail.get("ctx", {}).get("pattern") or _pattern(_annotation(owner, location)))
+    if detail["type"] == "string_pattern_mismatch" or form:
+        text = f"{_as_written(given)} does not fit."
+    else:
+        text = _WORDS.get(detail["type"], detail["msg"].replace("Input should", "should"))
+        text += f", or {detail['or']}".replace("'", "") if "or" in detail else ""
+        text += f", not {_as_written(given)}" if given not in ("", []) else ""
+        text += ": put it in quotes." if _needs_quotes(detail) else "."
+    return location, f"{text} {f'Allowed: {form}' if form else _meaning(kind, location)}".rstrip()
+
+
+def _needs_quotes(detail: Any) -> bool:
+    return detail["type"] == "string_type" and not isinstance(detail["input"], dict | list | None)
+
+
+def _as_written(value: Any) -> str:
+    """A value about as YAML shows it, on one line."""
+    text = json.dumps(value, default=str, ensure_ascii=False) if not isinstance(value, str) else repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _pattern(kind: Any) -> str:
+    """The regular expression of one of the model's kinds of text; empty for other kinds."""
+    return next((str(part.pattern) for part in get_args(kind) if getattr(part, "pattern", None)), "")
+
+
+_FORMS = {
+    _pattern(model.Size): "a whole number and K, M or G, such as 512M",
+    _pattern(model.UrlPath): "a path of letters, digits, - . _ ~ that starts with /, such as /api/v2",
+    _pattern(model.AbsolutePath): "an absolute path of letters, digits, - . _ such as /var/data",
+    _pattern(model.HostName): "small letters, digits, - and dots, such as shop.example.com",
+    _pattern(model.VariableName): "letters, digits and _, not a digit first, such as API_KEY",
+    _pattern(model.ServiceName): "small letters, digits and -, at most 32, a letter first, such as worker-2",
+    _pattern(model.PackageName): "the name of a Debian package, such as libpq5",
+}
+"""What fits each of the model's patterns, in words."""
 
 
 def _model_at(model: type[BaseModel], location: tuple[str, ...]) -> type[BaseModel] | None:
@@ -362,30 +433,52 @@ def _model_at(model: type[BaseModel], location: tuple[str, ...]) -> type[BaseMod
     return current
 
 
-def _meaning(owner: type[BaseModel] | None, location: tuple[str, ...]) -> str:
-    for part in reversed(location):
-        if owner and part in owner.model_fields:
-            return _first_sentence(owner.model_fields[part].description)
+def _annotation(owner: type[BaseModel] | None, location: tuple[str, ...]) -> Any:
+    """The last key's own type with its limits, where it is a field."""
+    field = owner.model_fields.get(location[-1]) if owner and location else None
+    return Annotated[field.annotation, *field.metadata] if field and field.metadata else None
+
+
+def _meaning(kind: type[BaseModel], location: tuple[str, ...]) -> str:
+    """The first sentence about the nearest setting that contains this place."""
+    for end in range(len(location), 0, -1):
+        owner = _model_at(kind, location[: end - 1])
+        if owner and location[end - 1] in owner.model_fields:
+            return _first_sentence(owner.model_fields[location[end - 1]].description)
     return ""
 
 
 def _first_sentence(text: str | None) -> str:
-    flat = " ".join((text or "").split())
+    flat = re.sub(r"^s\. ", "Seconds: ", " ".join((text or "").split()))
     for end in range(len(flat)):
-        if flat[end : end + 2] in (". ", ".") and flat[:end] not in ("s",):
+        if flat[end : end + 2] in (". ", "."):
             return flat[: end + 1]
     return flat
 
 
 def _nearest(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.55)
-    return f" Did you mean {close[0]!r}?" if close else ""
+    """`gunicorn` is as near to gunicorn-sync as a word can be, though uvicorn has more of its letters."""
+    if not word:
+        return ""
+    low = word.lower()
+
+    def likeness(candidate: str) -> tuple[float, float]:
+        whole, start = (difflib.SequenceMatcher(None, low, c).ratio() for c in (candidate, candidate[: len(low)]))
+        return max(whole, start), whole
+
+    best = max(known, key=likeness, default="")
+    return f" Did you mean {best!r}?" if best and likeness(best)[0] >= 0.6 else ""
+
+
+def _key_text(key: Any) -> str:
+    """A mapping's key, which YAML lets be anything, as the file shows it."""
+    return json.dumps(key) if key is None or isinstance(key, bool) else str(key)
 
 
 def _plain(data: Any) -> Any:
     """Ruamel's commented containers and scalars as plain ones, which strict validation wants."""
     if isinstance(data, dict):
-        return {str(k): _plain(v) for k, v in data.items()}
+        return {_key_text(k): _plain(v) for k, v in data.items()}
     if isinstance(data, list):
         return [_plain(v) for v in data]
     if isinstance(data, ScalarBoolean):  # an int to Python

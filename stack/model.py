@@ -75,6 +75,8 @@ class Timeouts(Strict):
     """s. After SIGTERM the gateway finishes requests in flight for this long, then cuts them."""
     stop_grace: Seconds = 40
     """s. After SIGTERM the engine waits this long, then kills the container."""
+    start: Seconds = 60
+    """s. A new container may take this long until its health path answers 200; more for apps that load models."""
     ping: Seconds = 20
     """s. Interval of WebSocket pings, where the gateway sends them; they keep a silent socket from timing out at Nginx."""
 

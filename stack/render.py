@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,12 @@ class RenderedApp:
         return [self.name, *(f"{self.name}-{process}" for process in self.app.processes)]
 
 
-def render(site: Site) -> dict[str, str]:
-    """Relative path -> text of every file in build/<env>/."""
+def render(site: Site, secret_versions: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Relative path -> text of every file in build/<env>/.
+
+    secret_versions: app -> anything that changes when a local value of its secrets does, for engines that would not
+    notice by themselves.
+    """
     apps = [_app(plan) for plan in site.apps.values()]
     groups: dict[str | None, list[RenderedApp]] = {None: []}
     for app in apps:
@@ -65,6 +70,7 @@ def render(site: Site) -> dict[str, str]:
         "nginx_image": NGINX_IMAGE,
         "size_bytes": size_bytes,
         "ordinary": model.Path(),
+        "secret_versions": secret_versions or {},
     }
     files = {
         "stack.yml": _template("compose/stack.yml.j2", facts),

@@ -1,0 +1,213 @@
+"""`up` on a site of its own: what changes is applied and nothing else; what fails leaves what was there before."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from stack import docker
+from tests.conftest import Checkout, new_checkout
+
+HTTP, HTTPS = 18090, 18453
+URL = f"http://127.0.0.1:{HTTP}"
+PROJECT = "gatehouse-up"
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Checkout]:
+    """A site with the Flask app alone, and nothing running."""
+    checkout = new_checkout(tmp_path, PROJECT, HTTP, HTTPS, apps=["flask"])
+    try:
+        yield checkout
+    finally:
+        checkout.run("down", "--volumes", check=False)
+        left = docker.run("ps", "--all", "--quiet", "--filter", f"label=com.docker.compose.project={PROJECT}").split()
+        if left:  # a test that breaks its own app.yml cannot use `down`
+            docker.run("rm", "--force", *left)
+
+
+def containers() -> dict[str, str]:
+    """Service -> container id, of everything that runs."""
+    listed = docker.run(
+        "ps", "--no-trunc", "--filter", f"label=com.docker.compose.project={PROJECT}",
+        "--format", '{{.Label "com.docker.compose.service"}} {{.ID}}',
+    )  # fmt: skip
+    return dict(line.split() for line in listed.splitlines())
+
+
+def write(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def whoami() -> dict[str, str]:
+    answer: dict[str, str] = httpx.get(f"{URL}/flask/whoami").json()
+    return answer
+
+
+def test_a_day_with_one_app(site: Checkout) -> None:
+    """One story, because every step needs the one before it: bringing up takes seconds each time."""
+    site.run("up")
+    first = containers()
+    assert set(first) == {"edge", "flask"}
+    assert httpx.get(f"{URL}/flask/").text == "Hello, WSGI!"
+
+    # Nothing changed: nothing is touched.
+    site.run("up")
+    assert "nothing was restarted" in site.output
+    assert containers() == first
+
+    # HTTP behaviour changed: the edge reloads, and no container is replaced. A keep-alive client does not notice.
+    with httpx.Client() as client:
+        assert client.post(f"{URL}/flask/healthz", content=b"x" * 2 * 2**20).status_code == 413
+        write(site.app_yml("flask"), "egress: false", "egress: false\nbody_limit: 4M")
+        site.run("up")
+        assert client.post(f"{URL}/flask/healthz", content=b"x" * 2 * 2**20).status_code == 405
+    assert containers()["edge"] == first["edge"]
+
+    # A setting of the app changed: the app alone is replaced, from the same image.
+    before, release = containers(), whoami()["release"]
+    write(site.app_yml("flask"), "workers: 4", "workers: 2")
+    site.run("up")
+    assert containers()["edge"] == before["edge"]
+    assert containers()["flask"] != before["flask"]
+    assert "building" not in site.output
+    assert whoami()["release"] != release
+
+    # Code changed: its image is built anew.
+    write(site.root / "apps/flask/app.py", "Hello, WSGI!", "Hello again!")
+    site.run("up")
+    assert "flask: building its image" in site.output
+    assert httpx.get(f"{URL}/flask/").text == "Hello again!"
+
+    # A second app appears with its folder, and goes with it.
+    (site.root / "apps/other").mkdir()
+    for name in ("app.py", "app.yml", "requirements.txt"):
+        (site.root / "apps/other" / name).write_text((site.root / "apps/flask" / name).read_text())
+    site.run("up")
+    assert httpx.get(f"{URL}/other/").status_code == 200
+    for path in (site.root / "apps/other").iterdir():
+        path.unlink()
+    site.run("up")
+    assert set(containers()) == {"edge", "flask"}
+    assert httpx.get(f"{URL}/other/").status_code == 404
+
+    # A release that crashes: said in one sentence with its log, and what ran before runs again.
+    good = whoami()["release"]
+    write(site.root / "apps/flask/app.py", "import os\n", "import os\n\nraise RuntimeError('no database')\n")
+    assert site.run("up", check=False).returncode == 1
+    assert "flask: crashes on start" in site.output
+    assert "no database" in site.output
+    assert whoami()["release"] == good
+
+    # One that starts but is not healthy.
+    write(site.root / "apps/flask/app.py", "import os\n\nraise RuntimeError('no database')\n", "import os\n")
+    write(site.app_yml("flask"), "egress: false", "egress: false\nhealth: /nowhere")
+    assert site.run("up", check=False).returncode == 1
+    assert "its health path answers 404" in site.output
+    assert whoami()["release"] == good
+
+    # A configuration that Nginx refuses: nothing is touched.
+    write(site.app_yml("flask"), "health: /nowhere", "")
+    before = containers()
+    write(site.root / "environments/local.yml", "certificate: local-ca", "certificate: cert.pem\n  key: cert.pem")
+    (site.root / "cert.pem").write_text("not a certificate")
+    assert site.run("up", check=False).returncode == 1
+    assert "Nginx refuses this configuration" in site.output
+    assert containers() == before
+    assert whoami()["release"] == good
+    write(site.root / "environments/local.yml", "certificate: cert.pem\n  key: cert.pem", "certificate: local-ca")
+
+    site.run("restart", "flask")
+    site.run("ps")
+    assert "healthy 1/1" in site.output
+    site.run("down")
+    assert not containers()
+    assert site.run("ps", check=False).returncode == 1
+
+
+def test_a_first_up_that_fails_leaves_nothing_running(site: Checkout) -> None:
+    write(site.root / "apps/flask/app.py", "import os\n", "import os\n\nraise RuntimeError('no database')\n")
+    assert site.run("up", check=False).returncode == 1
+    assert "no database" in site.output
+    assert not containers()
+
+
+def test_a_taken_port_is_named_before_anything_starts(site: Checkout) -> None:
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", HTTP))
+        taken.listen()
+        assert site.run("up", check=False).returncode == 1
+    assert f"http_port: {HTTP} cannot be published: address already in use" in site.output
+    assert not containers()
+
+
+def test_secrets_volumes_environment_and_processes_reach_the_app(site: Checkout) -> None:
+    app = site.app_yml("flask")
+    write(
+        app,
+        "egress: false",
+        """egress: false
+env: {GREETING: "costs $5", ON: true}
+secrets: [TOKEN]
+volumes: {data: /var/lib/flask}
+processes:
+  ticker: {command: [python, -c, "import time, pathlib\\nwhile True: pathlib.Path('/var/lib/flask/tick').touch(); time.sleep(0.2)"]}""",
+    )
+    assert site.run("up", check=False).returncode == 1
+    assert "make secret APP=flask NAME=TOKEN" in site.output
+    site.run("secret", "flask", "TOKEN", input="changeme\n")
+    assert site.run("up", check=False).returncode == 1
+    assert "still a placeholder" in site.output
+    site.run("secret", "flask", "TOKEN", input="s3cr3t-value\n")
+    site.run("up")
+
+    def inside(code: str) -> str:
+        return docker.run("exec", containers()["flask"], "python", "-c", code).strip()
+
+    assert inside("import os; print(os.environ['GREETING'], os.environ['ON'])") == "costs $5 true"
+    assert inside("import os; print(open(os.environ['TOKEN_FILE']).read())") == "s3cr3t-value"
+    assert inside("open('/var/lib/flask/mine', 'w').write('kept')") == ""
+    assert inside("import os; print(os.path.exists('/var/lib/flask/tick'))") == "True"
+    site.run("show")
+    assert "s3cr3t-value" not in site.output
+    assert "s3cr3t-value" not in json.dumps(json.loads(docker.run("inspect", *containers().values())))
+
+    # A new value of a secret is a new container; a volume outlives it.
+    before = containers()["flask"]
+    site.run("secret", "flask", "TOKEN", input="an0ther-value\n")
+    site.run("up")
+    assert containers()["flask"] != before
+    assert inside("import os; print(open(os.environ['TOKEN_FILE']).read())") == "an0ther-value"
+    assert inside("print(open('/var/lib/flask/mine').read())") == "kept"
+
+
+def test_an_interrupted_up_leaves_nothing_half_up(site: Checkout) -> None:
+    process = subprocess.Popen(
+        ["python", "-m", "stack", "up"],
+        env={
+            **os.environ,
+            "GATEHOUSE_ROOT": str(site.root),
+            "PATH": f"{Path('.venv/bin').absolute()}:{os.environ['PATH']}",
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "waiting for" in line:
+            process.send_signal(2)
+            break
+    process.stdout.read()
+    assert process.wait(60) == 130
+    assert not containers()
