@@ -129,7 +129,7 @@ def _schema(model: type[BaseModel], overrides: type[BaseModel] | None = None) ->
         app = overrides.model_json_schema()
         schema["$defs"] |= app.pop("$defs") | {overrides.__name__: {**app, "required": []}}
         names = schema["properties"]["apps"]["patternProperties"]
-        names |= dict.fromkeys(names, {"$ref": f"#/$defs/{overrides.__name__}"})
+        names |= {name: {"$ref": f"#/$defs/{overrides.__name__}"} for name in names}
     for owner in (schema, *schema["$defs"].values()):
         for setting in owner["properties"].values():
             if "patternProperties" in setting:  # a name of another form is an error

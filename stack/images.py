@@ -166,6 +166,18 @@ def _build_app(plan: AppPlan) -> None:
         )
 
 
+def load_generator() -> str:
+    """Makes sure of the load generator's image (loadtests/Dockerfile); returns its name."""
+    recipe, requirements = PRODUCT / "loadtests/Dockerfile", PRODUCT / "requirements"
+    digest = hashlib.sha256(recipe.read_bytes() + (requirements / "load.txt").read_bytes()).hexdigest()[:12]
+    image = f"gatehouse/load:{digest}"
+    if not exists(image):
+        base(PYTHON_IMAGE)
+        with say.step("load generator: building its image"):
+            _build(["--file", str(recipe), "--tag", image, str(requirements)], "loadtests")
+    return image
+
+
 def _build(arguments: list[str], what: str) -> None:
     with secrets() as given:
         proxies = [

@@ -328,8 +328,14 @@ def _validate(
     try:
         return kind.model_validate(_plain(data))
     except ValidationError as error:
-        for location, details in groupby(error.errors(), _location):
-            problems += [problem(*_explain(kind, location, detail)) for detail in _united(list(details))]
+        problems += sorted(
+            (
+                problem(*_explain(kind, location, detail))
+                for location, details in groupby(error.errors(), _location)
+                for detail in _united(list(details))
+            ),
+            key=lambda found: found.line or 0,
+        )
         return None
 
 

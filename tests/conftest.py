@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from stack.load import AppPlan, load_site
+from stack.load import Site, load_site
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -43,8 +43,8 @@ class Checkout:
         return done
 
     @property
-    def apps(self) -> dict[str, AppPlan]:
-        return load_site(self.root, self.env).apps
+    def site(self) -> Site:
+        return load_site(self.root, self.env)
 
     def app_yml(self, app: str) -> Path:
         return self.root / "apps" / app / "app.yml"

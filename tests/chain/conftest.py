@@ -36,7 +36,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
             f"http://127.0.0.1:{HTTP}",
             f"https://localhost:{HTTPS}",
             checkout.root / ".local/ca/ca.pem",
-            checkout.apps,
+            checkout.site.apps,
         )
     finally:
         checkout.run("down", "--volumes", check=False)
