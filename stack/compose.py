@@ -100,7 +100,7 @@ class Compose:
             shutil.rmtree(self.good, ignore_errors=True)
             shutil.copytree(self.build, self.good)
             (self.good / ".edge").write_text(version)
-            images.prune(list(self.site.apps.values()))
+            images.prune(self.local / "built", built)
             after = self.containers()
             fresh = sorted({c.service for c in after if c.id not in before})
             if not before:

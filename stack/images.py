@@ -74,12 +74,12 @@ def _content(folder: Path) -> Iterator[Path]:
 
 
 def ensure(apps: list[AppPlan], bases: list[str]) -> list[str]:
-    """Makes every image that is missing; returns the names of the apps that were built."""
+    """Makes every image that is missing; returns those of apps that were built."""
     missing = [plan for plan in apps if not exists(name(plan))]
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(base, [*bases, *([PYTHON_IMAGE] if missing else [])]))
         list(pool.map(_build_app, missing))
-    return [plan.name for plan in missing]
+    return [name(plan) for plan in missing]
 
 
 def exists(image: str) -> bool:
@@ -245,11 +245,16 @@ def pip_settings() -> str:
         return text.read()
 
 
-def prune(apps: list[AppPlan], keep: int = 3) -> None:
-    """Removes all but the newest `keep` images of each app that no container uses."""
-    for plan in apps:
-        listed = docker.run(
-            "image", "ls", f"gatehouse/{plan.name}", "--format", "{{.CreatedAt}}\t{{.Repository}}:{{.Tag}}"
-        ).splitlines()
-        for line in sorted(listed, reverse=True)[keep:]:
-            docker.succeeds("image", "rm", line.split("\t")[1])
+def prune(built: Path, new: list[str], keep: int = 3) -> None:
+    """Removes images that this site built and nobody uses any more, all but the newest `keep` of each app.
+
+    built: file that lists this site's own images, oldest first, and is brought up to date here; other clones on this
+    machine have their own.
+    """
+    known = built.read_text().split() if built.exists() else []
+    known = [*(image for image in known if image not in new), *new]
+    for image in known[:]:
+        newer = [other for other in known if other.split(":")[0] == image.split(":")[0]]
+        if image not in newer[-keep:] and docker.succeeds("image", "rm", image):
+            known.remove(image)
+    built.write_text("".join(f"{image}\n" for image in known))

@@ -7,12 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from stack.load import Site, load_site
+from stack.load import AppPlan, Site, load_site
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -71,3 +72,34 @@ def new_checkout(root: Path, name: str, http_port: int, https_port: int, apps: l
 def checkout(tmp_path: Path) -> Checkout:
     """A site that nothing runs."""
     return new_checkout(tmp_path, "gatehouse-pure", 18180, 18543)
+
+
+HTTP, HTTPS = 18080, 18443
+
+
+@dataclass
+class Chain:
+    """Where the running chain answers."""
+
+    checkout: Checkout
+    url: str
+    https: str
+    ca: Path
+    apps: dict[str, AppPlan]
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+    """The product's apps, brought up by `up` as a user would; stopped and removed at the end."""
+    checkout = new_checkout(tmp_path_factory.mktemp("site"), "gatehouse-test", HTTP, HTTPS)
+    try:
+        checkout.run("up")
+        yield Chain(
+            checkout,
+            f"http://127.0.0.1:{HTTP}",
+            f"https://localhost:{HTTPS}",
+            checkout.root / ".local/ca/ca.pem",
+            checkout.site.apps,
+        )
+    finally:
+        checkout.run("down", "--volumes", check=False)

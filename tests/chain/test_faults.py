@@ -16,8 +16,7 @@ import pytest
 
 from stack import docker
 from stack.render import NGINX_IMAGE
-from tests.chain.conftest import Chain
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, Chain
 
 WATCH = 12.0
 """s. How long requests go on after the kill."""

@@ -1,0 +1,50 @@
+"""What people see. With SCREENSHOTS=docs/images set, each page is kept there as a picture."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from playwright.sync_api import Page, expect
+
+from tests.conftest import Chain
+
+
+def keep(page: Page, name: str) -> None:
+    if folder := os.environ.get("SCREENSHOTS"):
+        page.screenshot(path=Path(folder, f"{name}.png"))
+
+
+def test_the_front_page_lists_what_runs_and_its_links_work(chain: Chain, page: Page) -> None:
+    page.goto(f"{chain.url}/")
+    for name in chain.apps:
+        expect(page.get_by_role("link", name=name, exact=True)).to_be_visible()
+    keep(page, "index")
+    page.get_by_role("link", name="flask", exact=True).click()
+    expect(page.locator("body")).to_have_text("Hello, WSGI!")
+
+
+def test_fastapi_docs_work_through_the_prefix(chain: Chain, page: Page) -> None:
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("requestfailed", lambda request: errors.append(request.url))
+    page.goto(f"{chain.url}/fastapi/docs")
+    operation = page.locator("#operations-default-whoami_whoami_get")
+    operation.click()
+    operation.get_by_role("button", name="Try it out").click()
+    operation.get_by_role("button", name="Execute").click()
+    answer = operation.locator(".live-responses-table tbody .response-col_description")
+    expect(answer.first).to_contain_text('"prefix": "/fastapi"')
+    expect(operation.locator(".request-url")).to_contain_text(f"{chain.url}/fastapi/whoami")
+    answer.first.scroll_into_view_if_needed()
+    keep(page, "docs")
+    assert not errors
+
+
+def test_an_error_page_names_the_request(chain: Chain, page: Page) -> None:
+    response = page.goto(f"{chain.url}/nothing-here")
+    assert response is not None
+    assert response.status == 404
+    expect(page.locator("body")).to_contain_text("No app answers here.")
+    expect(page.locator("code")).to_contain_text(response.headers["x-request-id"])
+    keep(page, "error")
