@@ -148,7 +148,9 @@ def show(root: Root = HERE, env: Env = "local") -> None:
         table = Table(plan.name, "value", "from", title=f"apps/{plan.name}", title_justify="left", box=box.SIMPLE_HEAD)
         for key, value in _flatten(plan.app.model_dump()):
             origin = _written(key, plan.origins)
-            shown, source = str(value), origin or "default"
+            if key.startswith("paths.") and origin is None:
+                continue  # a path says only what differs from its app
+            shown, source = "not set" if value is None else str(value), origin or "default"
             if key == "workers":
                 shown, source = str(plan.sizing.workers), f"{source}: {plan.sizing.reason}"
             elif key == "gateway" and value is None:
