@@ -10,7 +10,7 @@ STACK  := .venv/bin/python -m stack
 export GATEHOUSE_ENV := $(ENV)
 
 .DEFAULT_GOAL := help
-.PHONY: help up down ps logs restart shell show secret load load-headless test check render reference lock
+.PHONY: help up down ps logs restart shell show secret load load-headless bench test check render reference lock
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2} /^# ---/ {print substr($$0, 6)}' Makefile
@@ -41,8 +41,8 @@ show: .venv/tools ## every setting: value, origin, reason
 load: .venv/tools ## Locust's web UI: load through client -> Nginx -> gateway -> app
 	@$(STACK) load
 
-load-headless: .venv/tools ## the same without the UI     [USERS=40 TIME=60s]
-	@$(STACK) load --headless $(if $(USERS),--users $(USERS)) $(if $(TIME),--time $(TIME))
+load-headless: .venv/tools ## one run and its summary     [USERS=28 RATE=7 TIME=2m]
+	@$(STACK) load --headless $(if $(USERS),--users $(USERS)) $(if $(RATE),--rate $(RATE)) $(if $(TIME),--time $(TIME))
 
 # --- working on it
 
@@ -51,6 +51,9 @@ test: .venv/tests ## every test: pure, rendered, the chain
 
 check: .venv/tests ## configuration, lint, types, format
 	@.venv/bin/python -m tests.check
+
+bench: .venv/tools ## hello through every gateway, kept connections on and off
+	@.venv/bin/python -m loadtests.bench
 
 secret: .venv/tools ## keep a local secret          APP=shop NAME=API_KEY
 	@$(STACK) secret $(APP) $(NAME)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import getpass
+import os
 import secrets as random_secrets
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Column, Table
 
-from stack import docs
+from stack import docker, docs, images
 from stack.compose import Compose
 from stack.errors import Failed
 from stack.load import Site, SiteError, load_site
@@ -119,6 +120,36 @@ def restart(app: AppName, root: Root = HERE, env: Env = "local") -> None:
 def shell(app: AppName, root: Root = HERE, env: Env = "local") -> int:
     """A shell in the app's container."""
     return _engine(root, env).shell(app)
+
+
+@verb
+def load(
+    root: Root = HERE,
+    env: Env = "local",
+    headless: Annotated[bool, typer.Option(help="One run and its summary instead of the web UI.")] = False,
+    users: Annotated[int | None, typer.Option(min=1, help="Users at a time.")] = None,
+    rate: Annotated[float | None, typer.Option(min=0.1, help="Users started per second.")] = None,
+    time: Annotated[str | None, typer.Option(help="How long a headless run takes: 30s, 2m.")] = None,
+) -> None:
+    """Locust against the running chain, from inside its network."""
+    engine = _engine(root, env)
+    if not engine.containers():
+        raise Failed("the stack is not running. Type: make up")
+    options = {"--users": users, "--spawn-rate": rate, "--run-time": time}
+    arguments = [part for flag, value in options.items() if value is not None for part in (flag, str(value))]
+    if headless:
+        arguments.append("--headless")
+    else:
+        say.line("Locust's web UI: http://localhost:8089   (Ctrl-C ends it)")
+    facts = {
+        "GATEHOUSE_PROJECT": engine.project,
+        "GATEHOUSE_SITE": str(engine.site.root),
+        "GATEHOUSE_ENV": env,
+        "GATEHOUSE_LOAD_IMAGE": images.load_generator(),
+        "GATEHOUSE_DOCKER": " ".join(docker.client()),
+    }
+    # Replaces this process, so that signals reach the run itself.
+    os.execve(HERE / "loadtests/run.sh", ["run.sh", *arguments], {**os.environ, **facts})
 
 
 @verb

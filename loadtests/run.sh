@@ -1,0 +1,47 @@
+#!/bin/sh
+# Locust inside the stack's network: its web UI on http://localhost:8089, or with --headless one run and its summary.
+#
+#   loadtests/run.sh [arguments of Locust]      (`make load` and `make load-headless` set its environment)
+#
+# Exit code: Locust's own, 1 when any request failed. However it ends, no container and no network stays behind.
+set -eu
+cd "$(dirname "$0")"
+
+project=${GATEHOUSE_PROJECT:-gatehouse}
+docker=${GATEHOUSE_DOCKER:-docker} # "sudo -n docker" where only root may use the engine
+results=../build/load
+
+$docker network inspect "${project}_apps" >/dev/null 2>&1 || {
+    echo "error: there is no network ${project}_apps: the stack is not running. Type: make up" >&2
+    exit 1
+}
+
+# The container writes results as whoever runs this. root stays out of it: then they belong to the image's user.
+mkdir -p "$results"
+user=$(id -u):$(id -g)
+if [ "$(id -u)" -eq 0 ]; then
+    user=10001:10001
+    chown "$user" "$results"
+fi
+# A file, because sudo drops the environment.
+printf '%s\n' "GATEHOUSE_PROJECT=$project" "GATEHOUSE_SITE=${GATEHOUSE_SITE:-..}" \
+    "GATEHOUSE_LOAD_IMAGE=${GATEHOUSE_LOAD_IMAGE:-}" "GATEHOUSE_ENV=${GATEHOUSE_ENV:-local}" "GATEHOUSE_USER=$user" \
+    "GATEHOUSE_LOAD_PORT=${GATEHOUSE_LOAD_PORT:-8089}" >"$results.env"
+# A project of its own for each run, so that the end of one does not end another.
+compose() { $docker compose --progress quiet -p "$project-load-$$" -f compose.yml --env-file "$results.env" "$@"; }
+
+ports=--service-ports
+case " $* " in *" --headless "*)
+    ports=
+    # At the end longer than users.py's PATIENCE, so that a request without an answer is a failure and not left out.
+    set -- --stop-timeout 35 --run-time 2m --csv /results/stats --html /results/report.html "$@" ;;
+esac
+
+trap 'trap "" INT TERM HUP; compose down --remove-orphans' EXIT
+trap 'exit 130' INT TERM HUP
+if [ -t 0 ]; then
+    compose run --rm $ports load "$@" # ^C reaches Locust through the terminal
+else
+    compose run -T --rm $ports load "$@" & # in the background, else the shell would heed signals only after its end
+    wait $!
+fi
