@@ -10,8 +10,9 @@ from playwright.sync_api import Page, expect
 from tests.conftest import Chain
 
 
-def keep(page: Page, name: str) -> None:
+def keep(page: Page, name: str, height: int = 800) -> None:
     if folder := os.environ.get("SCREENSHOTS"):
+        page.set_viewport_size({"width": 1200, "height": height})
         page.screenshot(path=Path(folder, f"{name}.png"))
 
 
@@ -19,7 +20,7 @@ def test_the_front_page_lists_what_runs_and_its_links_work(chain: Chain, page: P
     page.goto(f"{chain.url}/")
     for name in chain.apps:
         expect(page.get_by_role("link", name=name, exact=True)).to_be_visible()
-    keep(page, "index")
+    keep(page, "index", 340)
     page.get_by_role("link", name="flask", exact=True).click()
     expect(page.locator("body")).to_have_text("Hello, WSGI!")
 
@@ -47,4 +48,4 @@ def test_an_error_page_names_the_request(chain: Chain, page: Page) -> None:
     assert response.status == 404
     expect(page.locator("body")).to_contain_text("No app answers here.")
     expect(page.locator("code")).to_contain_text(response.headers["x-request-id"])
-    keep(page, "error")
+    keep(page, "error", 400)
