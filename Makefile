@@ -65,7 +65,7 @@ reference: .venv/tools ## docs/settings.md and the editors' schemas
 	@$(STACK) reference
 
 lock: .venv/tests ## make every requirements.txt from its .in
-	@for file in requirements/*.in requirements/gateways/*.in apps/*/requirements.in; do \
+	@for file in requirements/*.in compose/gateways/*/requirements.in apps/*/requirements.in; do \
 	    echo "  $$file"; \
 	    (cd "$$(dirname $$file)" && $(CURDIR)/.venv/bin/uv pip compile --quiet --universal --python-version 3.11 \
 	        --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate \

@@ -29,11 +29,20 @@ class Gateway:
     command: Callable[[App, int, str, str], list[str]]
     """(app, workers, prefix, address to listen on as host:port) -> argument list."""
     strip_prefix: bool
-    """Whether Nginx removes the app's prefix from the path. uvicorn's --root-path wants it gone (else 404); Gunicorn's
-    SCRIPT_NAME wants it there (else 500)."""
+    """Whether Nginx removes the app's prefix from the path. uvicorn's --root-path wants it gone (else 404), Gunicorn's
+    SCRIPT_NAME wants it there (else 500), and so does Gunicorn's --root-path (else mounted sub-apps and redirects break)."""
     enforces_timeout: bool = False
     """Whether `timeouts.gateway` ends a stuck request."""
     preloads: bool = False
+
+    @property
+    def files(self) -> str:
+        """Folder of compose/gateways with its lock file and, where it needs one, its configuration."""
+        return "gunicorn" if self.name in ("gunicorn-sync", "gunicorn-gthread") else self.name
+
+
+CONFIGURATION = "/gateway/conf.py"
+"""Where an image has the gateway's own configuration file: what cannot be said by a flag."""
 
 
 def _seconds(value: float) -> str:
@@ -70,12 +79,23 @@ def _gunicorn(worker_class: str, app: App, workers: int, prefix: str, listen: st
 
 def gunicorn_sync(app: App, workers: int, prefix: str, listen: str) -> list[str]:
     """One request a worker at a time, connection closed after each."""
-    return _gunicorn("sync", app, workers, prefix, listen, *_script_name(prefix))
+    return _gunicorn("sync", app, workers, prefix, listen, "--config", CONFIGURATION, *_script_name(prefix))
 
 
 def gunicorn_gthread(app: App, workers: int, prefix: str, listen: str) -> list[str]:
     """workers x threads requests at a time, connections kept."""
-    return _gunicorn("gthread", app, workers, prefix, listen, "--threads", str(app.threads), *_script_name(prefix))
+    return _gunicorn(
+        "gthread",
+        app,
+        workers,
+        prefix,
+        listen,
+        "--threads",
+        str(app.threads),
+        "--config",
+        CONFIGURATION,
+        *_script_name(prefix),
+    )
 
 
 def gunicorn_gevent(app: App, workers: int, prefix: str, listen: str) -> list[str]:
@@ -84,8 +104,22 @@ def gunicorn_gevent(app: App, workers: int, prefix: str, listen: str) -> list[st
 
 
 def gunicorn_asgi(app: App, workers: int, prefix: str, listen: str) -> list[str]:
-    """Gunicorn's own ASGI worker (since 24.0) on uvloop."""
-    return _gunicorn("asgi", app, workers, prefix, listen, "--asgi-loop", "uvloop", *_root_path(prefix))
+    """Gunicorn's own ASGI worker (since 24.0) on uvloop. It sends no WebSocket pings."""
+    # 1 MiB, as uvicorn has here; the default is 16.
+    limit = ["--websocket-max-message-size", str(2**20)]
+    return _gunicorn(
+        "asgi",
+        app,
+        workers,
+        prefix,
+        listen,
+        "--asgi-loop",
+        "uvloop",
+        "--config",
+        CONFIGURATION,
+        *limit,
+        *_root_path(prefix),
+    )
 
 
 def uvicorn(app: App, workers: int, prefix: str, listen: str) -> list[str]:
@@ -139,7 +173,7 @@ GATEWAYS = {
         ),
         Gateway("gunicorn-gthread", "wsgi", "thread", gunicorn_gthread, strip_prefix=False, preloads=True),
         Gateway("gunicorn-gevent", "wsgi", "loop", gunicorn_gevent, strip_prefix=False, preloads=True),
-        Gateway("gunicorn-asgi", "asgi", "loop", gunicorn_asgi, strip_prefix=True, preloads=True),
+        Gateway("gunicorn-asgi", "asgi", "loop", gunicorn_asgi, strip_prefix=False, preloads=True),
         Gateway("uvicorn", "asgi", "loop", uvicorn, strip_prefix=True),
     )
 }

@@ -23,7 +23,7 @@ from stack.say import say
 
 PRODUCT = Path(__file__).resolve().parent.parent
 DOCKERFILE = PRODUCT / "apps/Dockerfile"
-GATEWAYS = PRODUCT / "requirements/gateways"
+GATEWAYS = PRODUCT / "compose/gateways"
 PYTHON_IMAGE = "python:3.13-slim-trixie"
 
 PULL_PATIENCE = 10.0
@@ -39,24 +39,18 @@ def name(plan: AppPlan) -> str:
     The base image counts by name only: after pulling a newer one, `docker image rm` the app's to build on it.
     """
     digest = hashlib.sha256()
-    for part in (DOCKERFILE.read_bytes(), lock(plan).read_bytes(), repr(_arguments(plan)).encode()):
+    for part in (DOCKERFILE.read_bytes(), repr(_arguments(plan)).encode()):
         digest.update(hashlib.sha256(part).digest())
-    for path in sorted(_content(plan.folder)):
+    for folder, path in ((f, p) for f in (GATEWAYS / plan.gateway.files, plan.folder) for p in sorted(_content(f))):
         executable = path.stat().st_mode & 0o100
-        digest.update(f"{path.relative_to(plan.folder)}\0{executable}\0".encode())
+        digest.update(f"{path.relative_to(folder)}\0{executable}\0".encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return f"gatehouse/{plan.name}:{digest.hexdigest()[:12]}"
 
 
-def lock(plan: AppPlan) -> Path:
-    """The gateway's own hash-locked requirements: its name's, or its family's (gunicorn-sync -> gunicorn.txt)."""
-    exact = GATEWAYS / f"{plan.gateway.name}.txt"
-    return exact if exact.is_file() else GATEWAYS / f"{plan.gateway.name.split('-')[0]}.txt"
-
-
 def _arguments(plan: AppPlan) -> dict[str, str]:
     return {
-        "GATEWAY": lock(plan).stem,
+        "GATEWAY": plan.gateway.files,
         "PACKAGES": " ".join(plan.app.packages),
         "VOLUMES": " ".join(plan.app.volumes.values()),
     }

@@ -208,7 +208,9 @@ def _check_apps_together(
     environment: Environment, apps: dict[str, AppPlan], layers: dict[str, _Layers], problems: list[Problem]
 ) -> None:
     routes: dict[tuple[str | None, str], str] = {}
+    locations: dict[tuple[str | None, str], AppPlan] = {}
     services: dict[str, str] = {name: name for name in apps}
+    volumes: dict[str, str] = {}
     for plan in apps.values():
         source = layers[plan.name]
         for violation in timeouts.of_app(plan.app, environment):
@@ -229,9 +231,25 @@ def _check_apps_together(
                     f"{where} is already the route of apps/{other}. Give one of them another `route` or `host`",
                 )
             )
+        for path in ("/", *plan.app.paths):
+            url, key = f"{plan.prefix}{path}", ("route",) if path == "/" else ("paths", path)
+            first = locations.setdefault((plan.host, url), plan)
+            if first.prefix != plan.prefix:
+                problems.append(source.problem(key, f"{url} belongs to apps/{first.name} already. Change one of them"))
+            if url.startswith("/_gatehouse/"):
+                problems.append(source.problem(key, f"{url} is the edge's own (its error pages). Choose another"))
+        for name in plan.app.volumes:
+            volume = f"{plan.name}-{name}"
+            if (other := volumes.setdefault(volume, plan.name)) != plan.name:
+                problems.append(
+                    source.problem(
+                        ("volumes", name),
+                        f"it would be called {volume}, which is already a volume of apps/{other}. Rename it",
+                    )
+                )
         for process in plan.app.processes:
             service = f"{plan.name}-{process}"
-            if services.setdefault(service, plan.name) != plan.name or service in apps:
+            if services.setdefault(service, plan.name) != plan.name:
                 problems.append(
                     source.problem(
                         ("processes", process),

@@ -64,6 +64,9 @@ def new_checkout(root: Path, name: str, http_port: int, https_port: int, apps: l
     )
     assert f"http_port: {http_port}" in local
     (root / "environments").mkdir(parents=True)
+    # GATEWAYS="flask=gunicorn-sync fastapi=gunicorn-asgi" runs the chain's tests on other gateways than the apps' own.
+    chosen = dict(pair.split("=") for pair in os.environ.get("GATEWAYS", "").split())
+    local += "apps:\n" + "".join(f"  {app}: {{gateway: {g}}}\n" for app, g in chosen.items()) if chosen else ""
     (root / "environments/local.yml").write_text(f"name: {name}\n{local}")
     return Checkout(root)
 

@@ -52,7 +52,7 @@ def work(ms: Milliseconds = 5) -> dict[str, int]:
     return {"ms": ms}
 
 
-@app.post("/echo")
+@app.post("/echo", openapi_extra={"requestBody": {"content": {"text/plain": {"schema": {"type": "string"}}}}})
 async def echo(request: Request) -> StreamingResponse:
     """Takes the body in as it comes, then sends it back. Not both at once: Nginx stops passing on a request whose answer
     has begun, and the exchange hangs (seen from 512 KiB on). Server-Timing says how long the upload took to arrive."""

@@ -84,7 +84,7 @@ def events() -> ResponseReturnValue:
                 time.sleep(ms / 1000)
             yield f'data: {{"i":{i},"sent":{time.time()}}}\n\n'
 
-    # Nginx would else collect events until a buffer is full.
+    # X-Accel-Buffering: a proxy may else collect events until its buffer is full.
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return Response(stream(), mimetype="text/event-stream", headers=headers)
 

@@ -1,0 +1,37 @@
+"""What Gunicorn's asgi worker leaves open behind Nginx, mended for every app without a change to its code."""
+
+from typing import Any
+
+
+def post_worker_init(worker: Any) -> None:
+    worker.asgi = behind_nginx(worker.asgi)
+
+
+def behind_nginx(app: Any) -> Any:
+    """The client's address from X-Forwarded-For (the worker takes only the scheme from its peer's headers), and the rest
+    of a body the app did not read (the worker hangs up on it, and Nginx answers 502)."""
+
+    async def wrapped(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await app(scope, receive, send)
+            return
+        for name, value in scope["headers"]:
+            if name == b"x-forwarded-for":
+                scope["client"] = (value.decode("latin-1"), 0)
+        if scope["type"] == "websocket":
+            await app(scope, receive, send)
+            return
+
+        more = True
+
+        async def watched() -> Any:
+            nonlocal more
+            message = await receive()
+            more = message.get("more_body", False)
+            return message
+
+        await app(scope, watched, send)
+        while more:
+            await watched()
+
+    return wrapped
