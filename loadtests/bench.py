@@ -18,7 +18,7 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-from stack import docker, gateways, images
+from stack import compose, docker, gateways, images
 from stack.compose import Compose
 from stack.errors import Failed
 from stack.load import load_site
@@ -86,12 +86,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         site(root)
-        chain = environment(root, 64)
         try:
             for number in range(ROUNDS):
                 for kept in (64, 0) if number % 2 == 0 else (0, 64):
-                    chain = environment(root, kept)
-                    chain.up()
+                    environment(root, kept).up()
                     for gateway in gateways.GATEWAYS:
                         wrk(load_image, gateway) if number == 0 else None  # warm-up
                         visit = {
@@ -105,7 +103,7 @@ def main() -> int:
                         )
                         visits.append(visit)
         finally:
-            chain.down(volumes=True)
+            compose.down(root, "local", volumes=True)
     RESULTS.mkdir(parents=True, exist_ok=True)
     result: dict[str, object] = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import getpass
+import json
 import os
 import secrets as random_secrets
 import sys
@@ -16,7 +17,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Column, Table
 
-from stack import docker, docs, images
+from stack import compose, docker, docs, images
 from stack.compose import Compose
 from stack.errors import Failed
 from stack.load import Site, SiteError, load_site
@@ -91,7 +92,7 @@ def up(root: Root = HERE, env: Env = "local") -> None:
 @verb
 def down(root: Root = HERE, env: Env = "local", volumes: bool = False) -> None:
     """Stop and remove the stack; --volumes removes its data, too."""
-    _engine(root, env).down(volumes)
+    compose.down(root.resolve(), env, volumes)
 
 
 @verb
@@ -157,7 +158,7 @@ def check(root: Root = HERE, env: Env = "local") -> None:
     """Check everything that is written, and start nothing."""
     site = load_site(root.resolve(), env)
     render(site)
-    say.line(f"environments/{env}.yml and {len(site.apps)} apps: no problem found")
+    say.line(f"environments/{env}.yml and {', '.join(f'apps/{name}' for name in site.apps)}: no problem found")
 
 
 @verb
@@ -170,7 +171,7 @@ def show(root: Root = HERE, env: Env = "local") -> None:
     for key, value in _flatten(site.environment.model_dump(exclude={"apps"})):
         table.add_row(
             key,
-            escape(str(value)),
+            escape(_shown(value)),
             "environments/" + env + ".yml" if _written(key, site.origins) else "default",
             style=None if _written(key, site.origins) else "dim",
         )
@@ -181,7 +182,7 @@ def show(root: Root = HERE, env: Env = "local") -> None:
             origin = _written(key, plan.origins)
             if key.startswith("paths.") and origin is None:
                 continue  # a path says only what differs from its app
-            shown, source = "not set" if value is None else str(value), origin or "default"
+            shown, source = _shown(value), origin or "default"
             if key == "workers":
                 shown, source = str(plan.sizing.workers), f"{source}: {plan.sizing.reason}"
             elif key == "gateway" and value is None:
@@ -225,6 +226,7 @@ def secret(
     folder.mkdir(parents=True, exist_ok=True)
     # Readable for the container's user; .local itself is closed to everybody else.
     (folder / name).write_text(value or random_secrets.token_urlsafe(32))
+    (folder / name).chmod(0o644)
     say.line(f".local/secrets/{app}/{name}: {'kept' if value else 'a random value'}. Type: make up")
 
 
@@ -289,6 +291,15 @@ def _state(containers: list[Any], answer: str) -> str:
 def _written(key: str, origins: dict[str, str]) -> str | None:
     """Where a dotted key or the key above it was written."""
     return next((source for name, source in origins.items() if key == name or key.startswith(f"{name}.")), None)
+
+
+def _shown(value: Any) -> str:
+    """A value as people write it in YAML."""
+    if value is None:
+        return "not set"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _flatten(data: dict[str, Any], before: str = "") -> list[tuple[str, Any]]:

@@ -15,6 +15,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from stack import certs, docker, edge, images
@@ -26,6 +28,9 @@ from stack.say import say
 
 READY_MARGIN = 30.0
 """s. What `up` allows beyond the slowest app's `timeouts.start`, for the health check's own retries."""
+
+OLDEST_ENGINE = 25
+"""Major version: the first that checks a starting container's health more often than a running one's."""
 
 FREE_SPACE = 3 * 2**30
 """bytes. Images and their build cache need about this much."""
@@ -42,25 +47,25 @@ class Container:
     restarts: int
     exit_code: int
     out_of_memory: bool
+    age: float
+    """s since it was started."""
     answers: tuple[str, ...]
     """Status codes that its health path answered, oldest first; empty text where nothing answered."""
 
     @property
     def ready(self) -> bool:
-        """Running, and healthy where it has a health check."""
-        return self.state == "running" and self.health in ("healthy", "none")
+        """Running, and healthy; where it has no health check, for two seconds without ending."""
+        return self.state == "running" and (self.health == "healthy" or (self.health == "none" and self.age > 2))
 
     @property
     def failure(self) -> str | None:
         """A sentence when it will not become ready by waiting."""
+        if self.ready:
+            return None
         if self.out_of_memory:
             return "needs more memory than its limit (app.yml: memory)"
         if self.restarts >= 2 or self.state in ("exited", "dead"):
-            return (
-                f"crashes on start (exit code {self.exit_code})"
-                if self.exit_code
-                else "ends by itself instead of serving"
-            )
+            return "crashes on start" + (f" (exit code {self.exit_code})" if self.exit_code else "")
         # A container that has just crashed for the first time is "unhealthy", too: its next start decides.
         if self.health == "unhealthy" and self.state == "running" and not self.restarts:
             last = self.answers[-1] if self.answers else ""
@@ -112,19 +117,6 @@ class Compose:
             else:
                 say.line("nothing has changed, nothing was restarted")
 
-    def down(self, volumes: bool = False) -> None:
-        """Stops and removes the stack's containers and networks; its volumes too if asked."""
-        with self._alone():
-            filters = self._ids(all_states=True)
-            if not (self.build / "stack.yml").is_file():
-                write(render(self.site), self.build)
-            self._compose("down", "--remove-orphans", *(["--volumes"] if volumes else []))
-            say.line(
-                f"{self.project}: {len(filters)} containers stopped"
-                if filters
-                else f"{self.project}: nothing was running"
-            )
-
     def logs(self, app: str | None) -> int:
         """Follows the log of one service or of all."""
         return docker.attach(*self._files(), "logs", "--follow", "--tail=100", *([self._service(app)] if app else []))
@@ -171,7 +163,12 @@ class Compose:
         """Everything that can be known to fail before anything is touched, all at once."""
         environment, problems = self.site.environment, []
         docker.client()
-        cpus = json.loads(docker.run("info", "--format", "{{json .NCPU}}"))
+        engine = json.loads(docker.run("info", "--format", "{{json .}}"))
+        if int(engine["ServerVersion"].split(".")[0]) < OLDEST_ENGINE:
+            problems.append(
+                f"the Docker engine here is {engine['ServerVersion']} and Gatehouse needs {OLDEST_ENGINE} or newer. Upgrade it"
+            )
+        cpus = engine["NCPU"]
         for plan in self.site.apps.values():
             if plan.app.cpus > cpus:
                 problems.append(
@@ -264,7 +261,7 @@ class Compose:
         """New services first, then the edge's new routes to them, then what is no longer routed to goes."""
         directory = self.local / "edge"
         previous = edge.current(directory)
-        if previous is None:
+        if previous is None or not any(c.service == "edge" for c in self.containers()):
             edge.switch(directory, version)
         self._compose("up", "--detach", "--no-build", "--pull=never", "--quiet-pull")
         self._wait()
@@ -439,6 +436,24 @@ class Compose:
         return app
 
 
+def down(root: Path, env: str, volumes: bool = False) -> None:
+    """Stops and removes what runs from build/<env>/; its volumes too if asked.
+
+    Goes by the containers' labels alone: what is written in the site's files may be broken just now.
+    """
+    listed = docker.run(
+        "ps", "--all", "--filter", f"label=com.docker.compose.project.working_dir={root / 'build' / env}",
+        "--format", '{{.Label "com.docker.compose.project"}}',
+    ).split()  # fmt: skip
+    for project in sorted(set(listed)):
+        docker.run(
+            "compose", "--project-name", project, "down", "--remove-orphans", *(["--volumes"] if volumes else [])
+        )
+        say.line(f"{project}: {listed.count(project)} containers stopped and removed")
+    if not listed:
+        say.line("nothing was running")
+
+
 def without_library_frames(log: list[str]) -> list[str]:
     """A log whose tracebacks keep only frames of the app's own code: a crashing worker's reason otherwise scrolls away
     behind forty lines of the gateway's."""
@@ -467,6 +482,7 @@ def _container(inspected: dict[str, Any]) -> Container:
         restarts=inspected["RestartCount"],
         exit_code=state["ExitCode"],
         out_of_memory=state["OOMKilled"],
+        age=time.time() - datetime.fromisoformat(state["StartedAt"]).timestamp(),
         answers=tuple(check["Output"].strip() for check in state.get("Health", {}).get("Log") or []),
     )
 

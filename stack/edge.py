@@ -33,6 +33,8 @@ def publish(edge: Path, files: dict[str, bytes]) -> str:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
             path.chmod(0o644)  # Nginx's user reads it; .local itself is closed to others
+        for folder in (edge, edge / "releases", unfinished, *(p for p in unfinished.rglob("*") if p.is_dir())):
+            folder.chmod(0o755)
         unfinished.rename(release)
     return version
 

@@ -45,10 +45,6 @@ CONFIGURATION = "/gateway/conf.py"
 """Where an image has the gateway's own configuration file: what cannot be said by a flag."""
 
 
-def _seconds(value: float) -> str:
-    return f"{value:g}"
-
-
 def _gunicorn(worker_class: str, app: App, workers: int, prefix: str, listen: str, *extra: str) -> list[str]:
     command = [
         "gunicorn", app.entry,
@@ -56,9 +52,9 @@ def _gunicorn(worker_class: str, app: App, workers: int, prefix: str, listen: st
         "--workers", str(workers),
         *extra,
         "--bind", listen,
-        "--timeout", _seconds(app.timeouts.gateway),
-        "--graceful-timeout", _seconds(app.timeouts.graceful),
-        "--keep-alive", _seconds(app.timeouts.keep_alive),
+        "--timeout", str(app.timeouts.gateway),
+        "--graceful-timeout", str(app.timeouts.graceful),
+        "--keep-alive", str(app.timeouts.keep_alive),
         "--max-requests", str(app.max_requests),
         "--max-requests-jitter", str(app.max_requests_jitter),
         "--forwarded-allow-ips", TRUSTED_PROXIES,
@@ -131,13 +127,13 @@ def uvicorn(app: App, workers: int, prefix: str, listen: str) -> list[str]:
         "--workers", str(workers),
         # Both by name: without uvloop a hello takes 44 ms with --workers on TCP, and h11 is laxer on framing.
         "--loop", "uvloop", "--http", "httptools",
-        "--timeout-keep-alive", _whole(app.timeouts.keep_alive),
+        "--timeout-keep-alive", str(app.timeouts.keep_alive),
         # Without it one endless stream keeps the process from ever exiting.
-        "--timeout-graceful-shutdown", _whole(app.timeouts.graceful),
+        "--timeout-graceful-shutdown", str(app.timeouts.graceful),
         # The default 5 s kills workers that are merely busy.
         "--timeout-worker-healthcheck", "30",
         "--proxy-headers", "--forwarded-allow-ips", TRUSTED_PROXIES,
-        "--ws-ping-interval", _seconds(app.timeouts.ping),
+        "--ws-ping-interval", f"{app.timeouts.ping:g}",
         "--ws-max-size", str(2**20),
         "--no-access-log", "--no-server-header",
         "--log-level", "info",
@@ -151,10 +147,6 @@ def uvicorn(app: App, workers: int, prefix: str, listen: str) -> list[str]:
             str(app.max_requests_jitter),
         ]
     return command
-
-
-def _whole(value: float) -> str:
-    return str(max(1, round(value)))
 
 
 def _script_name(prefix: str) -> list[str]:

@@ -7,6 +7,7 @@ import fnmatch
 import hashlib
 import os
 import queue
+import stat
 import subprocess
 import sys
 import tempfile
@@ -42,9 +43,15 @@ def name(plan: AppPlan) -> str:
     for part in (DOCKERFILE.read_bytes(), repr(_arguments(plan)).encode()):
         digest.update(hashlib.sha256(part).digest())
     for folder, path in ((f, p) for f in (GATEWAYS / plan.gateway.files, plan.folder) for p in sorted(_content(f))):
-        executable = path.stat().st_mode & 0o100
-        digest.update(f"{path.relative_to(folder)}\0{executable}\0".encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        mode = path.lstat().st_mode
+        if stat.S_ISREG(mode):
+            content, kind = path.read_bytes(), mode & 0o100
+        elif stat.S_ISLNK(mode):  # copied as a link, wherever it leads
+            content, kind = os.fsencode(path.readlink()), mode
+        else:  # a socket or pipe is not copied
+            continue
+        digest.update(f"{path.relative_to(folder)}\0{kind}\0".encode())
+        digest.update(hashlib.sha256(content).digest())
     return f"gatehouse/{plan.name}:{digest.hexdigest()[:12]}"
 
 
@@ -61,7 +68,10 @@ def _content(folder: Path) -> Iterator[Path]:
     ignored = [line.removeprefix("**/") for line in lines if line and not line.startswith("#")]
     for directory, names, files in os.walk(folder):
         names[:] = [n for n in names if not any(fnmatch.fnmatch(n, pattern) for pattern in ignored)]
-        yield from (Path(directory, f) for f in files if not any(fnmatch.fnmatch(f, pattern) for pattern in ignored))
+        links = [n for n in names if Path(directory, n).is_symlink()]
+        yield from (
+            Path(directory, f) for f in [*files, *links] if not any(fnmatch.fnmatch(f, pattern) for pattern in ignored)
+        )
 
 
 # --- building ---------------------------------------------------------------------------------------------------------
@@ -213,11 +223,18 @@ def secrets() -> Iterator[list[str]]:
 def pip_settings() -> str:
     """pip's own effective settings as a pip.conf, less what means nothing inside a build: paths of this machine."""
     listed = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "pip", "config", "list"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PIP_USER": "0"},  # `user = true` would be taken for `pip config --user`
     ).stdout
     config = configparser.RawConfigParser()
     config.add_section("global")
-    for line in listed.splitlines():
+    # What comes later wins, as it does in pip: [install] over [global], variables over both.
+    for line in sorted(
+        listed.splitlines(), key=lambda line: line.startswith(("install.", ":env:.")) + line.startswith(":")
+    ):
         key, _, value = line.partition("=")
         section, _, option = key.rpartition(".")
         if section not in ("global", "install", ":env:", "site", "user") or option in (

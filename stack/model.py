@@ -7,10 +7,11 @@ model default <- apps/<name>/app.yml <- environments/<env>.yml, key `apps.<name>
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from stack import gateways
 
@@ -18,18 +19,24 @@ from stack import gateways
 
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
-Size = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]*[KMG]$")]
+Size = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,5}[KMG]$")]
 """A number of binary units, as Docker and Nginx write it: 64K, 512M, 2G."""
 
-UrlPath = Annotated[str, StringConstraints(pattern=r"^/([A-Za-z0-9._~-]+/?)*$")]
-"""An absolute URL path of unreserved characters: /, /shop, /api/v2."""
+UrlPath = Annotated[
+    str, StringConstraints(pattern=r"^/(\.?[A-Za-z0-9_~-][A-Za-z0-9._~-]*(/\.?[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*/?)?$")
+]
+"""An absolute URL path of unreserved characters, without . and .. as its parts: /, /shop, /api/v2, /.well-known."""
 
-AbsolutePath = Annotated[str, StringConstraints(pattern=r"^(/[A-Za-z0-9._-]+)+$")]
-HostName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")]
+AbsolutePath = Annotated[str, StringConstraints(pattern=r"^(/\.?[A-Za-z0-9_-][A-Za-z0-9._-]*)+$")]
+HostName = Annotated[
+    str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$", max_length=253)
+]
 VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 ServiceName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
 PackageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]+$")]
-Seconds = Annotated[float, Field(gt=0, le=86400)]
+Seconds = Annotated[float, Field(ge=0.001, le=86400)]
+WholeSeconds = Annotated[int, Field(ge=1, le=86400)]
+"""Where a gateway or Nginx takes whole seconds only."""
 
 
 def size_bytes(size: str) -> int:
@@ -44,7 +51,7 @@ def _scalar_text(value: object) -> object:
     return str(value) if isinstance(value, int | float) else value
 
 
-VariableValue = Annotated[str, BeforeValidator(_scalar_text)]
+VariableValue = Annotated[str, BeforeValidator(_scalar_text, json_schema_input_type=str | int | float | bool)]
 
 
 class Strict(BaseModel):
@@ -65,13 +72,13 @@ class Timeouts(Strict):
     request: Seconds = 30
     """s. Nginx waits this long for the gateway to send something, then answers 504. It is the request timeout of the
     chain: threads and event loops have none of their own. `paths` can set another one."""
-    gateway: Seconds = 25
+    gateway: WholeSeconds = 25
     """s. A worker busy for longer is killed and replaced, where the gateway can do that (gunicorn-sync); elsewhere it is
     a heartbeat that one slow request does not miss."""
-    keep_alive: Seconds = 75
+    keep_alive: WholeSeconds = 75
     """s. The gateway keeps an idle connection open this long. Must exceed Nginx's own limit, else the gateway closes a
     connection just as Nginx sends a POST on it: 6.3 % of them answered 502 where the two met."""
-    graceful: Seconds = 30
+    graceful: WholeSeconds = 30
     """s. After SIGTERM the gateway finishes requests in flight for this long, then cuts them."""
     stop_grace: Seconds = 40
     """s. After SIGTERM the engine waits this long, then kills the container."""
@@ -190,6 +197,21 @@ class App(Strict):
             raise ValueError("paths: gunicorn-gevent does not speak WebSocket")
         return self
 
+    @model_validator(mode="after")
+    def _names_and_mounts_are_its_own(self) -> App:
+        for name in self.secrets:
+            if self.secrets.count(name) > 1:
+                raise ValueError(f"secrets: {name} is there twice. Remove one")
+            if f"{name}_FILE" in self.env:
+                raise ValueError(
+                    f"env.{name}_FILE: says where the secret {name} is, and is set by the stack. Remove it"
+                )
+        paths = list(self.volumes.values())
+        for name, path in self.volumes.items():
+            if path in STACK_PATHS or paths.count(path) > 1:
+                raise ValueError(f"volumes.{name}: something is mounted at {path} already. Choose another path")
+        return self
+
     @property
     def chosen_gateway(self) -> gateways.Gateway:
         """The gateway named by `gateway`, or the interface's default."""
@@ -228,7 +250,7 @@ class EdgeTimeouts(Strict):
 
     upstream_keep_alive: Seconds = 15
     """s. An idle connection to a gateway stays open this long: less than every gateway's own `timeouts.keep_alive`."""
-    resolver_valid: Seconds = 1
+    resolver_valid: WholeSeconds = 1
     """s. Nginx asks the engine's DNS again after this: below the 2 s that Swarm waits between taking a stopping task out
     of DNS and sending it SIGTERM."""
 
@@ -246,6 +268,15 @@ class Edge(Strict):
     timeouts: EdgeTimeouts = EdgeTimeouts()
 
 
+def _address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is no IP address. Allowed: 127.0.0.1, 0.0.0.0 or another address of this machine"
+        ) from None
+
+
 class Environment(Strict):
     """Where apps run; only what differs from place to place."""
 
@@ -255,7 +286,7 @@ class Environment(Strict):
     """compose: this machine. swarm: 1..N hosts."""
     domains: Annotated[list[HostName], Field(min_length=1)]
     """Host names of the site, the canonical one first. Requests for any other name are closed without an answer."""
-    bind: Annotated[str, StringConstraints(pattern=r"^[0-9a-f.:]+$")] = "127.0.0.1"
+    bind: Annotated[str, AfterValidator(_address)] = "127.0.0.1"
     """Address that local ports are published on (compose only): 127.0.0.1 keeps them on this machine."""
     http_port: Annotated[int, Field(ge=1, le=65535)] = 80
     """Published port of plain HTTP."""
@@ -266,6 +297,18 @@ class Environment(Strict):
     apps: dict[ServiceName, dict[str, Any]] = {}
     """Per app, keys of its app.yml that differ here: `shop: {replicas: 3}`. Each replaces the whole value."""
 
+    @model_validator(mode="after")
+    def _names_and_ports_differ(self) -> Environment:
+        for domain in self.domains:
+            if self.domains.count(domain) > 1:
+                raise ValueError(f"domains: {domain} is there twice. Remove one")
+        if self.tls.certificate != "off" and self.http_port == self.https_port:
+            raise ValueError(f"https_port: {self.https_port} is http_port, too. Give one of them another number")
+        return self
+
+
+STACK_PATHS = frozenset({"/app", "/dev/shm", "/gateway", "/run/secrets", "/tmp", "/venv"})
+"""Where an app's container has something already."""
 
 RESERVED_NAMES = frozenset({"edge", "load", "localhost"})
 """Service names an app cannot take: the stack has its own under them."""

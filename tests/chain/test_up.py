@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,9 +29,6 @@ def site(tmp_path: Path) -> Iterator[Checkout]:
         yield checkout
     finally:
         checkout.run("down", "--volumes", check=False)
-        left = docker.run("ps", "--all", "--quiet", "--filter", f"label=com.docker.compose.project={PROJECT}").split()
-        if left:  # a test that breaks its own app.yml cannot use `down`
-            docker.run("rm", "--force", *left)
 
 
 def containers() -> dict[str, str]:
@@ -83,10 +81,11 @@ def test_a_day_with_one_app(site: Checkout) -> None:
     assert whoami()["release"] != release
 
     # Code changed: its image is built anew.
-    write(site.root / "apps/flask/app.py", "Hello, WSGI!", "Hello again!")
+    hello = f"Hello at {time.time()}"  # never seen before, so no run before this one has made its image
+    write(site.root / "apps/flask/app.py", "Hello, WSGI!", hello)
     site.run("up")
     assert "flask: building its image" in site.output
-    assert httpx.get(f"{URL}/flask/").text == "Hello again!"
+    assert httpx.get(f"{URL}/flask/").text == hello
 
     # A second app appears with its folder, and goes with it.
     (site.root / "apps/other").mkdir()
@@ -129,9 +128,11 @@ def test_a_day_with_one_app(site: Checkout) -> None:
     site.run("restart", "flask")
     site.run("ps")
     assert "healthy 1/1" in site.output
+
+    # Stopping needs nothing of what is written, so it works with a broken app.yml, too.
+    site.app_yml("flask").write_text("interface: [")
     site.run("down")
     assert not containers()
-    assert site.run("ps", check=False).returncode == 1
 
 
 def test_a_first_up_that_fails_leaves_nothing_running(site: Checkout) -> None:

@@ -1,0 +1,121 @@
+"""The generated pages are current, and every setting is explained. `make reference` writes them anew."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from pydantic import BaseModel
+from ruamel.yaml import YAML
+
+from stack import docs
+from stack.model import App, Edge, EdgeTimeouts, Environment, Process, Strict, Timeouts, Tls
+from stack.model import Path as UrlBehaviour
+from tests.conftest import REPOSITORY
+from tests.pure.conftest import ASGI, LOCAL, WSGI
+
+MODELS: list[type[BaseModel]] = [App, Timeouts, UrlBehaviour, Process, Environment, Tls, Edge, EdgeTimeouts]
+SITES = [REPOSITORY, REPOSITORY / "tests/rendered/site"]
+SCHEMAS = {
+    "app": [path for site in SITES for path in sorted(site.glob("apps/*/app.yml"))],
+    "environment": [path for site in SITES for path in sorted(site.glob("environments/*.yml"))],
+}
+
+
+GENERATED = docs.files()
+
+
+@pytest.mark.parametrize(("path", "text"), GENERATED.items())
+def test_a_generated_page_is_current(path: str, text: str) -> None:
+    assert (REPOSITORY / path).read_text("utf-8") == text, "type: make reference"
+
+
+def test_no_model_is_forgotten_here() -> None:
+    assert set(MODELS) == set(Strict.__subclasses__())
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_setting_has_a_meaning(model: type[BaseModel]) -> None:
+    for name, setting in model.model_fields.items():
+        text = setting.description or getattr(setting.annotation, "__doc__", None)
+        assert text, f"{model.__name__}.{name}: write a docstring below it"
+        assert text.strip().endswith("."), f"{model.__name__}.{name}: a sentence ends with a full stop"
+
+
+def test_every_setting_is_on_the_page() -> None:
+    page = docs.settings()
+    for model in MODELS:
+        for name in model.model_fields:
+            assert f"\n| `{name}` | " in page
+    assert "| text " not in page.replace("| text |", ""), "a limit on text: a number's kind was not recognised"
+
+
+def test_code_on_the_page_is_not_escaped() -> None:
+    assert "`make secret APP=<name> NAME=<NAME>`" in docs.settings()
+
+
+@pytest.mark.parametrize(("kind", "path"), [(kind, path) for kind, paths in SCHEMAS.items() for path in paths], ids=str)
+def test_every_file_here_fits_the_schema_that_editors_check_it_with(kind: str, path: Path) -> None:
+    validate(kind, path.read_text())
+
+
+@pytest.mark.parametrize("path", [*REPOSITORY.glob("apps/*/app.yml"), *REPOSITORY.glob("environments/*.yml")], ids=str)
+def test_every_file_of_the_product_tells_editors_its_schema(path: Path) -> None:
+    first = path.read_text().splitlines()[0]
+    assert first.startswith("# yaml-language-server: $schema=")
+    assert (path.parent / first.partition("=")[2]).resolve() in (REPOSITORY / "docs/schema").iterdir()
+
+
+GOOD = {
+    "numbers and switches as variables": ("app", WSGI + "env: {DEBUG: true, PORT: 8000, RATE: 0.5}\n"),
+    "workers as a word": ("app", ASGI + "workers: auto\n"),
+    "workers as a number": ("app", ASGI + "workers: 3\n"),
+    "an override of anything": ("environment", LOCAL + "apps: {shop: {replicas: 2, timeouts: {request: 5}}}\n"),
+}
+
+
+@pytest.mark.parametrize(("kind", "text"), GOOD.values(), ids=list(GOOD))
+def test_what_the_loader_takes_editors_take(kind: str, text: str) -> None:
+    validate(kind, text)
+
+
+BAD = {
+    "an unknown key": ("app", WSGI + "memroy: 1G\n"),
+    "an unknown key below": ("app", WSGI + "timeouts: {requests: 1}\n"),
+    "a path without /": ("app", WSGI + "paths: {ws: {}}\n"),
+    "no entry": ("app", "interface: wsgi\n"),
+    "a size of another form": ("app", WSGI + "memory: 1GB\n"),
+    "an unknown key of an environment": ("environment", LOCAL + "domain: x\n"),
+    "an unknown key of an override": ("environment", LOCAL + "apps: {shop: {replica: 2}}\n"),
+    "a bad value of an override": ("environment", LOCAL + "apps: {shop: {timeouts: {request: soon}}}\n"),
+}
+
+
+@pytest.mark.parametrize(("kind", "text"), BAD.values(), ids=list(BAD))
+def test_what_the_loader_refuses_editors_underline(kind: str, text: str) -> None:
+    with pytest.raises(jsonschema.ValidationError):
+        validate(kind, text)
+
+
+@pytest.mark.parametrize("kind", SCHEMAS)
+def test_a_schema_is_one(kind: str) -> None:
+    jsonschema.Draft202012Validator.check_schema(schema(kind))
+
+
+def schema(kind: str) -> dict[str, Any]:
+    made: dict[str, Any] = json.loads(GENERATED[f"docs/schema/{kind}.json"])
+    return made
+
+
+def validate(kind: str, text: str) -> None:
+    jsonschema.Draft202012Validator(schema(kind)).validate(YAML(typ="safe").load(text))
+
+
+@pytest.mark.timeout(10)
+def test_a_pattern_is_answered_at_once_by_an_editors_matcher() -> None:
+    """Nested repetition takes such matchers exponential time: with 40 letters, for ever."""
+    with pytest.raises(jsonschema.ValidationError):
+        validate("app", WSGI + f"route: /{'a' * 60}!\nhost: {'a' * 60}!\nvolumes: {{a: /{'a' * 60}!}}\n")
