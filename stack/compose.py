@@ -217,7 +217,12 @@ class Compose:
         tls = self.site.environment.tls
         if tls.certificate == "local-ca":
             names = [*self.site.environment.domains, *sorted({p.host for p in self.site.apps.values() if p.host})]
-            content["tls/certificate.pem"], content["tls/key.pem"] = certs.local(self.local / "ca", names)
+            try:
+                content["tls/certificate.pem"], content["tls/key.pem"] = certs.local(self.local / "ca", names)
+            except ValueError as error:
+                raise Failed(
+                    f".local/ca holds something that is no certificate ({error}). Remove that folder and type make up"
+                ) from None
         elif tls.certificate != "off":
             for target, source in (("tls/certificate.pem", tls.certificate), ("tls/key.pem", tls.key or "")):
                 try:

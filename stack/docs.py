@@ -46,10 +46,10 @@ def settings() -> str:
             sections[nested] = "done"
             about = " ".join((nested.__doc__ or "").split())
             text += f"\n### {where}\n\n{about}\n\n{_table(nested, sections, where)}"
-    text += "\n## Gateways\n\n| gateway | interface | takes a second request while the first waits | ends a stuck request | prefix reaches it |\n|---|---|---|---|---|\n"
+    text += "\n## Gateways\n\n| gateway | interface | takes a second request while the first waits | ends a stuck request | pings WebSockets | the prefix in its path |\n|---|---|---|---|---|---|\n"
     how = {"process": "another worker only", "thread": "another thread", "loop": "the event loop"}
     for g in gateways.GATEWAYS.values():
-        text += f"| `{g.name}` | {g.interface} | {how[g.concurrency]} | {'`timeouts.gateway`' if g.enforces_timeout else 'no: Nginx answers 504, the worker goes on'} | {'stripped, as root path' if g.strip_prefix else 'kept, as SCRIPT_NAME'} |\n"
+        text += f"| `{g.name}` | {g.interface} | {how[g.concurrency]} | {'`timeouts.gateway`' if g.enforces_timeout else 'no: Nginx answers 504, the worker goes on'} | {'every `timeouts.ping`' if g.pings else 'no'} | {'stripped' if g.strip_prefix else 'kept'} |\n"
     return text
 
 

@@ -34,6 +34,8 @@ class Gateway:
     enforces_timeout: bool = False
     """Whether `timeouts.gateway` ends a stuck request."""
     preloads: bool = False
+    pings: bool = False
+    """Whether it pings WebSocket clients, so that only a lost one is silent."""
 
     @property
     def files(self) -> str:
@@ -166,7 +168,7 @@ GATEWAYS = {
         Gateway("gunicorn-gthread", "wsgi", "thread", gunicorn_gthread, strip_prefix=False, preloads=True),
         Gateway("gunicorn-gevent", "wsgi", "loop", gunicorn_gevent, strip_prefix=False, preloads=True),
         Gateway("gunicorn-asgi", "asgi", "loop", gunicorn_asgi, strip_prefix=False, preloads=True),
-        Gateway("uvicorn", "asgi", "loop", uvicorn, strip_prefix=True),
+        Gateway("uvicorn", "asgi", "loop", uvicorn, strip_prefix=True, pings=True),
     )
 }
 

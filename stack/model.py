@@ -45,13 +45,15 @@ def size_bytes(size: str) -> int:
 
 
 def _scalar_text(value: object) -> object:
-    """YAML's numbers and booleans as the text an environment variable holds; true becomes "true"."""
+    """YAML's whole numbers and booleans as the text an environment variable holds; true becomes "true"."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return str(value) if isinstance(value, int | float) else value
+    if isinstance(value, float):
+        raise ValueError("a number with a point needs quotes, else 3.10 would arrive as 3.1")
+    return str(value) if isinstance(value, int) else value
 
 
-VariableValue = Annotated[str, BeforeValidator(_scalar_text, json_schema_input_type=str | int | float | bool)]
+VariableValue = Annotated[str, BeforeValidator(_scalar_text, json_schema_input_type=str | int | bool)]
 
 
 class Strict(BaseModel):

@@ -56,7 +56,7 @@ def of_app(app: App, environment: Environment) -> Iterator[Violation]:
         )
     for path, behaviour in app.paths.items():
         read = behaviour.timeout or t.request
-        if behaviour.websocket and read <= t.ping:
+        if behaviour.websocket and app.chosen_gateway.pings and read <= t.ping:
             yield Violation(
                 f"paths.{path}.timeout",
                 f"Nginx closes a WebSocket that is silent for {read:g} s, and pings come only every {t.ping:g} s (timeouts.ping). Set it above {t.ping:g}",

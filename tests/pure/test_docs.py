@@ -70,7 +70,7 @@ def test_every_file_of_the_product_tells_editors_its_schema(path: Path) -> None:
 
 
 GOOD = {
-    "numbers and switches as variables": ("app", WSGI + "env: {DEBUG: true, PORT: 8000, RATE: 0.5}\n"),
+    "numbers and switches as variables": ("app", WSGI + "env: {DEBUG: true, PORT: 8000}\n"),
     "workers as a word": ("app", ASGI + "workers: auto\n"),
     "workers as a number": ("app", ASGI + "workers: 3\n"),
     "an override of anything": ("environment", LOCAL + "apps: {shop: {replicas: 2, timeouts: {request: 5}}}\n"),

@@ -480,15 +480,21 @@ def test_an_environment_can_make_a_good_app_bad_but_not_hide_what_is_wrong_with_
 
 
 def test_numbers_and_switches_become_the_text_of_environment_variables(draft: Draft) -> None:
-    draft.app(WSGI + "env: {DEBUG: false, PORT: 8000, RATE: 0.5, ANSWER: yes, EMPTY: '', SIGN: 😀}\n")
+    draft.app(WSGI + "env: {DEBUG: false, PORT: 8000, RATE: '0.50', ANSWER: yes, EMPTY: '', SIGN: 😀}\n")
     assert draft.plan().app.env == {
         "DEBUG": "false",
         "PORT": "8000",
-        "RATE": "0.5",
+        "RATE": "0.50",
         "ANSWER": "yes",
         "EMPTY": "",
         "SIGN": "😀",
     }
+
+
+def test_a_number_with_a_point_needs_quotes(draft: Draft) -> None:
+    draft.app(WSGI + "env: {VERSION: 3.10}\n")
+    (problem,) = draft.problems()
+    assert "needs quotes, else 3.10 would arrive as 3.1" in str(problem)
 
 
 # --- the verbs --------------------------------------------------------------------------------------------------------
