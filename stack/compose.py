@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import re
@@ -11,8 +12,6 @@ import socket
 import ssl
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -352,20 +351,21 @@ class Compose:
         environment = self.site.environment
         secure = environment.tls.certificate != "off" and environment.tls.redirect
         port = environment.https_port if secure else environment.http_port
-        address = "127.0.0.1" if environment.bind in ("0.0.0.0", "127.0.0.1") else environment.bind
-        request = urllib.request.Request(
-            f"http{'s' if secure else ''}://{address}:{port}{plan.health_url}",
-            headers={"Host": plan.host or environment.domains[0]},
-        )
-        # The question is whether the chain answers, not whether this machine trusts the certificate's authority.
-        context = ssl._create_unverified_context()
+        address = "127.0.0.1" if environment.bind == "0.0.0.0" else environment.bind
+        host = plan.host or environment.domains[0]
         try:
-            with urllib.request.urlopen(request, timeout=5, context=context) as response:
-                return str(response.status)
-        except urllib.error.HTTPError as error:
-            return str(error.code)
-        except OSError as error:
-            return str(getattr(error, "reason", error))
+            with socket.create_connection((address, port), timeout=5) as connection:
+                if secure:
+                    # The question is whether the chain answers, not whether this machine trusts the authority.
+                    trust = ssl.create_default_context()
+                    trust.check_hostname, trust.verify_mode = False, ssl.CERT_NONE
+                    connection = trust.wrap_socket(connection, server_hostname=host)
+                request = http.client.HTTPConnection(host)
+                request.sock = connection
+                request.request("GET", plan.health_url)
+                return str(request.getresponse().status)
+        except (OSError, http.client.HTTPException) as error:
+            return str(error) or type(error).__name__
 
     def _restore(self, ran_before: bool) -> None:
         """After a failed up: the last good state again, or nothing where there was none."""

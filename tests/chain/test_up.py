@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Iterator
@@ -212,3 +213,40 @@ def test_an_interrupted_up_leaves_nothing_half_up(site: Checkout) -> None:
     process.stdout.read()
     assert process.wait(60) == 130
     assert not containers()
+
+
+def test_https_only_and_a_host_of_its_own(site: Checkout) -> None:
+    write(site.root / "environments/local.yml", "redirect: false", "redirect: true")
+    write(site.root / "environments/local.yml", "hsts: 0", "hsts: 300")
+    write(site.app_yml("flask"), "egress: false", "egress: false\nhost: shop.localhost\nreplicas: 2")
+    site.run("up")
+    trust = ssl.create_default_context(cafile=site.root / ".local/ca/ca.pem")
+    secure = f"https://shop.localhost:{HTTPS}"
+    with httpx.Client(verify=trust) as client:
+        # Every name of the site has the certificate; resolved here, because not every resolver knows *.localhost.
+        plain = client.get(f"{URL}/whoami?a=b", headers={"Host": f"shop.localhost:{HTTP}"})
+        assert plain.status_code == 308
+        assert plain.headers["location"] == f"{secure}/whoami?a=b"
+        assert "strict-transport-security" not in plain.headers
+        seen = client.get(
+            f"https://127.0.0.1:{HTTPS}/whoami",
+            headers={"Host": f"shop.localhost:{HTTPS}"},
+            extensions={"sni_hostname": "shop.localhost"},
+        )
+        assert seen.headers["strict-transport-security"] == "max-age=300"
+        assert seen.json()["url"] == f"{secure}/whoami"
+        assert seen.json()["prefix"] == ""
+        # The app is nobody else's: the site's own names do not lead to it.
+        assert client.get(f"https://127.0.0.1:{HTTPS}/flask/").status_code == 404
+
+    # One of two replicas dies: nothing that was not in flight there notices, POSTs included.
+    docker.run("kill", f"{PROJECT}-flask-2")
+    for _ in range(20):
+        with httpx.Client(verify=trust) as client:
+            answer = client.post(
+                f"https://127.0.0.1:{HTTPS}/whoami",
+                content=b"x" * 1000,
+                headers={"Host": "shop.localhost"},
+                extensions={"sni_hostname": "shop.localhost"},
+            )
+        assert answer.status_code == 405  # the app's own answer
