@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import http.client
 import json
 import os
@@ -121,7 +122,7 @@ class Compose:
         return docker.attach(*self._files(), "logs", "--follow", "--tail=100", *([self._service(app)] if app else []))
 
     def restart(self, app: str) -> None:
-        """Replaces one app's containers one start at a time."""
+        """Restarts one app's containers."""
         with say.step(f"{app}: restarting"):
             self._compose("restart", self._service(app))
             self._wait()
@@ -146,8 +147,6 @@ class Compose:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """One verb at a time changes this site's stack."""
-        import fcntl
-
         self.local.mkdir(mode=0o700, exist_ok=True)
         with (self.local / "lock").open("w") as lock:
             try:
@@ -233,29 +232,12 @@ class Compose:
         directory = self.local / "edge"
         version = edge.publish(directory, content)
         if version != edge.current(directory):
-            candidate = f"/etc/gatehouse/releases/{version}/"
-            mount = f"{directory}:/etc/gatehouse:ro"
             try:
                 docker.run(
-                    "run",
-                    "--rm",
-                    "--network=none",
-                    "--read-only",
-                    "--tmpfs=/tmp",
-                    "--user=101:101",
-                    "--cap-drop=ALL",
-                    "--volume",
-                    mount,
-                    "--entrypoint=nginx",
-                    NGINX_IMAGE,
-                    "-e",
-                    "/dev/stderr",
-                    "-t",
-                    "-p",
-                    candidate,
-                    "-c",
-                    "nginx.conf",
-                )
+                    "run", "--rm", "--network=none", "--read-only", "--tmpfs=/tmp", "--user=101:101", "--cap-drop=ALL",
+                    "--volume", f"{directory}:/etc/gatehouse:ro", "--entrypoint=nginx", NGINX_IMAGE,
+                    *_nginx(f"releases/{version}", "-t"),
+                )  # fmt: skip
             except Failed as failure:
                 shutil.rmtree(directory / "releases" / version)
                 raise Failed("Nginx refuses this configuration; the running one was not touched", failure.log) from None
@@ -278,20 +260,7 @@ class Compose:
     def _reload(self, version: str) -> None:
         if self._edge_version() == version:
             return
-        self._compose(
-            "exec",
-            "-T",
-            "edge",
-            "nginx",
-            "-e",
-            "/dev/stderr",
-            "-p",
-            "/etc/gatehouse/current/",
-            "-c",
-            "nginx.conf",
-            "-s",
-            "reload",
-        )
+        self._compose("exec", "-T", "edge", "nginx", *_nginx("current", "-s", "reload"))
         self._until(
             lambda: self._edge_version() == version, 10, "the edge did not take its new configuration", ["edge"]
         )
@@ -309,7 +278,8 @@ class Compose:
         start, said = time.monotonic(), ""
         patience = READY_MARGIN + max((p.app.timeouts.start for p in self.site.apps.values()), default=0)
         while True:
-            found = self.containers()
+            # Services that are no longer written are not waited for: `up` removes them last.
+            found = [c for c in self.containers() if c.service in self._services()]
             for container in found:
                 if reason := container.failure:
                     raise Failed(f"{container.service}: {reason}", self._tail(container.id))
@@ -430,15 +400,14 @@ class Compose:
         )
         return without_library_frames(done.stdout.decode(errors="replace").splitlines())[-20:]
 
-    def _service(self, app: str) -> str:
-        services = [
-            "edge",
-            *self.site.apps,
-            *(f"{p.name}-{process}" for p in self.site.apps.values() for process in p.app.processes),
-        ]
-        if app not in services:
-            raise Failed(f"no service {app!r} here. Allowed: {', '.join(services)}")
-        return app
+    def _services(self) -> list[str]:
+        apps = self.site.apps.values()
+        return ["edge", *self.site.apps, *(f"{plan.name}-{process}" for plan in apps for process in plan.app.processes)]
+
+    def _service(self, name: str) -> str:
+        if name not in self._services():
+            raise Failed(f"no service {name!r} here. Allowed: {', '.join(self._services())}")
+        return name
 
 
 def down(root: Path, env: str, volumes: bool = False) -> None:
@@ -471,6 +440,11 @@ def without_library_frames(log: list[str]) -> list[str]:
         if not inside:
             kept.append(line)
     return kept
+
+
+def _nginx(release: str, *flags: str) -> list[str]:
+    """Nginx's arguments for one release of the edge's directory, as in compose/stack.yml.j2."""
+    return ["-e", "/dev/stderr", "-p", f"/etc/gatehouse/{release}/", "-c", "nginx.conf", *flags]
 
 
 def _label(inspected: dict[str, Any], name: str) -> str:

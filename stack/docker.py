@@ -10,22 +10,32 @@ from pathlib import Path
 from stack.errors import Failed
 
 BOOTSTRAP = Path(__file__).parent / "bootstrap.sh"
+PROXIES = "http_proxy,https_proxy,no_proxy,HTTP_PROXY,HTTPS_PROXY,NO_PROXY"
+"""What sudo would take away and builds need."""
+
+
+def client(install: bool = True) -> list[str]:
+    """The docker client's command: ["docker"], or with sudo where only root may use the engine.
+
+    `install` sets an engine up where none answers, unless DOCKER=no. Raises Failed when there is none after that.
+    """
+    found = _find()
+    if found is None:
+        # The script says why there is none, or what it does about it.
+        env = os.environ if install else {**os.environ, "DOCKER": "no"}
+        if subprocess.run([BOOTSTRAP, "docker"], env=env, check=False).returncode:
+            raise Failed("")
+        _find.cache_clear()
+        found = _find()
+    if found is None:
+        raise Failed("the Docker engine that was just set up does not answer. Type: docker info")
+    return found
 
 
 @functools.cache
-def client() -> list[str]:
-    """The docker client's command: ["docker"], or with sudo where only root may use the engine.
-
-    Installs and starts an engine when none answers (DOCKER=no forbids it). Raises Failed when there is none after that.
-    """
-    for command in (["docker"], ["sudo", "-n", "docker"]):
-        if _answers(command):
-            return command
-    done = subprocess.run([BOOTSTRAP, "docker"], check=False)
-    for command in (["docker"], ["sudo", "-n", "docker"]):
-        if done.returncode == 0 and _answers(command):
-            return command
-    raise Failed("no Docker engine to run the stack on (the reason is above)")
+def _find() -> list[str] | None:
+    commands = (["docker"], ["sudo", "-n", f"--preserve-env={PROXIES}", "docker"])
+    return next((command for command in commands if _answers(command)), None)
 
 
 def _answers(command: list[str]) -> bool:
@@ -43,9 +53,15 @@ def run(*arguments: str, input: bytes | None = None, env: dict[str, str] | None 
         [*client(), *arguments], input=input, capture_output=True, check=False, env={**os.environ, **(env or {})}
     )
     if done.returncode:
-        said = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
-        raise Failed(f"docker {' '.join(arguments[:2])} failed", said[-15:])
+        said = (done.stderr or done.stdout).decode(errors="replace")
+        raise Failed(f"docker {' '.join(arguments[:2])} failed", _reason(said))
     return done.stdout.decode(errors="replace")
+
+
+def _reason(said: str) -> list[str]:
+    """The end of what a failed command said; of a failed build, what its failing step said, not that step's source."""
+    parts = said.split("\n------\n")
+    return (parts[1] if len(parts) > 2 else said).strip().splitlines()[-15:]
 
 
 def succeeds(*arguments: str) -> bool:

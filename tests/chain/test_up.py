@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import ssl
 import subprocess
@@ -94,8 +95,7 @@ def test_a_day_with_one_app(site: Checkout) -> None:
         (site.root / "apps/other" / name).write_text((site.root / "apps/flask" / name).read_text())
     site.run("up")
     assert httpx.get(f"{URL}/other/").status_code == 200
-    for path in (site.root / "apps/other").iterdir():
-        path.unlink()
+    shutil.rmtree(site.root / "apps/other")
     site.run("up")
     assert set(containers()) == {"edge", "flask"}
     assert httpx.get(f"{URL}/other/").status_code == 404
@@ -107,6 +107,13 @@ def test_a_day_with_one_app(site: Checkout) -> None:
     assert "flask: crashes on start" in site.output
     assert "no database" in site.output
     assert whoami()["release"] == good
+
+    # A new app that crashes, whose folder is then removed again, is in nobody's way.
+    (site.root / "apps/broken").mkdir()
+    for name in ("app.py", "app.yml", "requirements.txt"):
+        (site.root / "apps/broken" / name).write_text((site.root / "apps/flask" / name).read_text())
+    assert site.run("up", check=False).returncode == 1
+    shutil.rmtree(site.root / "apps/broken")
 
     # One that starts but is not healthy.
     write(site.root / "apps/flask/app.py", "import os\n\nraise RuntimeError('no database')\n", "import os\n")
