@@ -115,6 +115,11 @@ start_docker() {
         as_root systemctl start docker || true
     else
         say "starting dockerd (no systemd here; its log is /var/log/dockerd.log)"
+        # After a power cut their old numbers may be other processes' by now, and dockerd would think it runs already.
+        for pid in /var/run/docker.pid /var/run/docker/containerd/containerd.pid; do
+            number=$(as_root cat "$pid" 2>/dev/null) || continue
+            grep -qsxE 'dockerd|containerd' "/proc/$number/comm" || as_root rm -f "$pid"
+        done
         as_root sh -c 'setsid dockerd >>/var/log/dockerd.log 2>&1 </dev/null &'
     fi
     for _ in $(seq 60); do

@@ -250,7 +250,9 @@ def _base(site: Site) -> str:
 
 def _table(engine: Compose) -> int:
     containers = engine.containers()
-    table = Table("app", Column("URL", no_wrap=True), "gateway", "workers", "health", box=box.SIMPLE_HEAD)
+    table = Table(
+        "app", Column("URL", no_wrap=True), Column("gateway", overflow="fold"), "workers", "health", box=box.SIMPLE_HEAD
+    )
     base, healthy = _base(engine.site), True
     for plan in engine.site.apps.values():
         mine = [c for c in containers if c.service == plan.name]

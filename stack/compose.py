@@ -160,7 +160,7 @@ class Compose:
     def _preflight(self) -> None:
         """Everything that can be known to fail before anything is touched, all at once."""
         environment, problems = self.site.environment, []
-        docker.client()
+        docker.client(install=True)
         engine = json.loads(docker.run("info", "--format", "{{json .}}"))
         if int(engine["ServerVersion"].split(".")[0]) < OLDEST_ENGINE:
             problems.append(

@@ -14,7 +14,7 @@ PROXIES = "http_proxy,https_proxy,no_proxy,HTTP_PROXY,HTTPS_PROXY,NO_PROXY"
 """What sudo would take away and builds need."""
 
 
-def client(install: bool = True) -> list[str]:
+def client(install: bool = False) -> list[str]:
     """The docker client's command: ["docker"], or with sudo where only root may use the engine.
 
     `install` sets an engine up where none answers, unless DOCKER=no. Raises Failed when there is none after that.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import fnmatch
+import functools
 import hashlib
 import os
 import queue
@@ -99,21 +100,24 @@ def base(image: str) -> None:
     reason = _pull(image)
     if reason is None:
         return
-    with say.step(f"{image}: {reason}; building it from Debian packages"):
+    with say.step(f"{image}: {reason}; building it from Debian packages, once, in under a minute"):
         with _base_lock:
-            if not exists("debian:trixie-slim"):
-                done = subprocess.run(
-                    [docker.BOOTSTRAP, "base-image", "debian:trixie-slim"], capture_output=True, check=False
-                )
-                if done.returncode:
-                    raise Failed(
-                        "could not make debian:trixie-slim", done.stderr.decode(errors="replace").splitlines()[-15:]
-                    )
+            if not _debian():
+                raise Failed("")  # the script has said why
         recipe = PRODUCT / "compose/images" / f"{image.split(':')[0]}.Dockerfile"
         _build(["--file", str(recipe), "--tag", image, str(recipe.parent)], image)
 
 
 _base_lock = threading.Lock()
+
+
+@functools.cache  # one attempt a run
+def _debian() -> bool:
+    """Makes sure of the image under the others; the script tells what it does, because it may install mmdebstrap."""
+    if exists("debian:trixie-slim"):
+        return True
+    command = [str(docker.BOOTSTRAP), "base-image", "debian:trixie-slim"]
+    return subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode == 0
 
 
 def _pull(image: str) -> str | None:

@@ -2,7 +2,7 @@
 # The chain needs Nginx >= 1.30 and trixie has 1.26, so Nginx alone comes from unstable; the pin keeps everything
 # else at trixie. Delete the pin once Debian 14 is the base.
 FROM debian:trixie-slim
-RUN sed 's/trixie/sid/' /etc/apt/sources.list > /etc/apt/sources.list.d/sid.list \
+RUN sed -n 's/ trixie main$/ sid main/p' /etc/apt/sources.list > /etc/apt/sources.list.d/sid.list \
  # A frozen mirror's unstable index is past its date; its signature is still checked.
  && echo 'Acquire::Check-Valid-Until "false";' > /etc/apt/apt.conf.d/99gatehouse \
  && printf 'Package: *\nPin: release n=sid\nPin-Priority: 1\n\nPackage: nginx nginx-common libpcre2-8-0\nPin: release n=sid\nPin-Priority: 900\n' \

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from stack import docker
 from stack.load import Site, load_site
 from stack.render import render, write
 
@@ -43,6 +44,12 @@ def seconds(text: str) -> float:
     """Of a time as Nginx and Docker write it: 40s, 500ms."""
     number, unit = re.fullmatch(r"(\d+)(ms|s|m)", text).groups()  # type: ignore[union-attr]
     return int(number) * {"ms": 0.001, "s": 1, "m": 60}[unit]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def engine() -> None:
+    """The first tests that need one: on a bare machine it is installed here, as by `up`."""
+    docker.client(install=True)
 
 
 @pytest.fixture(scope="session")
