@@ -13,15 +13,15 @@ export GATEHOUSE_ENV := $(ENV)
 .PHONY: help up down ps logs restart shell show secret load load-headless bench test check render reference lock
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2} /^# ---/ {print substr($$0, 6)}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2} /^# ---/ {print "\n" substr($$0, 7)}' Makefile
 
 # --- every day
 
 up: .venv/tools ## run the whole chain on this machine, or apply what changed
 	@$(STACK) up
 
-down: .venv/tools ## stop it
-	@$(STACK) down
+down: .venv/tools ## stop it                     [VOLUMES=yes: and remove its data]
+	@$(STACK) down $(if $(VOLUMES),--volumes)
 
 ps: .venv/tools ## each app: URL, gateway, workers, health
 	@$(STACK) ps
@@ -30,10 +30,10 @@ logs: .venv/tools ## follow the logs            [APP=flask]
 	@$(STACK) logs $(APP)
 
 restart: .venv/tools ## restart one app             APP=flask
-	@$(STACK) restart $(APP)
+	@$(STACK) restart $(or $(APP),$(error Type: make restart APP=flask))
 
 shell: .venv/tools ## a shell in its container    APP=flask
-	@$(STACK) shell $(APP)
+	@$(STACK) shell $(or $(APP),$(error Type: make shell APP=flask))
 
 show: .venv/tools ## every setting: value, origin, reason
 	@$(STACK) show
@@ -56,7 +56,7 @@ bench: .venv/tools ## hello through every gateway, kept connections on and off
 	@.venv/bin/python -m loadtests.bench
 
 secret: .venv/tools ## keep a local secret          APP=shop NAME=API_KEY
-	@$(STACK) secret $(APP) $(NAME)
+	@$(STACK) secret $(or $(APP),$(error Type: make secret APP=shop NAME=API_KEY)) $(or $(NAME),$(error Type: make secret APP=shop NAME=API_KEY))
 
 render: .venv/tools ## write build/ENV/ and start nothing
 	@$(STACK) render
@@ -64,8 +64,9 @@ render: .venv/tools ## write build/ENV/ and start nothing
 reference: .venv/tools ## docs/settings.md and the editors' schemas
 	@$(STACK) reference
 
-lock: .venv/tests ## make every requirements.txt from its .in
-	@for file in requirements/*.in compose/gateways/*/requirements.in apps/*/requirements.in; do \
+LOCKS = $(if $(APP),apps/$(APP)/requirements.in,requirements/*.in compose/gateways/*/requirements.in apps/*/requirements.in)
+lock: .venv/tests ## requirements.txt with hashes, from .in   [APP=shop: its alone]
+	@for file in $(LOCKS); do \
 	    echo "  $$file"; \
 	    (cd "$$(dirname $$file)" && $(CURDIR)/.venv/bin/uv pip compile --quiet --universal --python-version 3.11 \
 	        --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate \

@@ -103,7 +103,7 @@ def main() -> int:
                         )
                         visits.append(visit)
         finally:
-            compose.down(root, "local", volumes=True)
+            compose.down(root, "local", volumes_of=PROJECT)
     RESULTS.mkdir(parents=True, exist_ok=True)
     result: dict[str, object] = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),

@@ -7,6 +7,7 @@ import getpass
 import json
 import os
 import secrets as random_secrets
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from rich.table import Column, Table
 from stack import compose, docker, docs, images
 from stack.compose import Compose
 from stack.errors import Failed
-from stack.load import Site, SiteError, load_site
+from stack.load import SiteError, base_url, load_site
 from stack.render import render, write
 from stack.say import console, errors, say
 
@@ -33,6 +34,10 @@ AppName = Annotated[str, typer.Argument(help="An app's folder name, or edge.")]
 HERE = Path(__file__).resolve().parent.parent
 
 
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -41,6 +46,9 @@ def verb(function: F) -> F:
 
     @functools.wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> None:
+        # A closed terminal or a cancelled job is an interruption like any other: what was begun is undone.
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, _interrupt)
         try:
             code = function(*args, **kwargs)
         except SiteError as error:
@@ -82,7 +90,7 @@ def up(root: Root = HERE, env: Env = "local") -> None:
     engine.up()
     _table(engine)
     environment = engine.site.environment
-    console.print(f"\nOpen [bold]{_base(engine.site)}/[/]   (make ps, logs, shell APP=..., load, down)")
+    console.print(f"\nOpen [bold]{base_url(engine.site.environment)}/[/]   (make ps, logs, shell APP=..., load, down)")
     if environment.tls.certificate == "local-ca":
         console.print(
             f"HTTPS on port {environment.https_port}: trust .local/ca/ca.pem once, or curl --cacert .local/ca/ca.pem"
@@ -92,7 +100,7 @@ def up(root: Root = HERE, env: Env = "local") -> None:
 @verb
 def down(root: Root = HERE, env: Env = "local", volumes: bool = False) -> None:
     """Stop and remove the stack; --volumes removes its data, too."""
-    compose.down(root.resolve(), env, volumes)
+    compose.down(root.resolve(), env, load_site(root.resolve(), env).environment.name if volumes else None)
 
 
 @verb
@@ -197,7 +205,8 @@ def show(root: Root = HERE, env: Env = "local") -> None:
 def render_files(root: Root = HERE, env: Env = "local") -> None:
     """Write the final files of an environment to build/<env>/, and start nothing."""
     site = load_site(root.resolve(), env)
-    changed = write(render(site), site.root / "build" / env)
+    with compose.alone(site.root):
+        changed = write(render(site), site.root / "build" / env)
     say.line(f"build/{env}/: {', '.join(changed) if changed else 'nothing changed'}")
 
 
@@ -239,30 +248,19 @@ def reference() -> None:
         say.line(path)
 
 
-def _base(site: Site) -> str:
-    environment = site.environment
-    secure = environment.tls.certificate != "off" and environment.tls.redirect
-    port = environment.https_port if secure else environment.http_port
-    return f"http{'s' if secure else ''}://{environment.domains[0]}" + (
-        "" if port == (443 if secure else 80) else f":{port}"
-    )
-
-
 def _table(engine: Compose) -> int:
     containers = engine.containers()
     table = Table(
         "app", Column("URL", no_wrap=True), Column("gateway", overflow="fold"), "workers", "health", box=box.SIMPLE_HEAD
     )
-    base, healthy = _base(engine.site), True
+    healthy = True
     for plan in engine.site.apps.values():
         mine = [c for c in containers if c.service == plan.name]
         answer = engine.health(plan) if mine else ""
         ready = sum(c.ready for c in mine)
         fine = bool(mine) and ready == len(mine) == plan.app.replicas and answer == "200"
         healthy &= fine
-        url = (
-            (base.replace(engine.site.environment.domains[0], plan.host, 1) if plan.host else base) + plan.prefix + "/"
-        )
+        url = base_url(engine.site.environment, plan.host) + plan.prefix + "/"
         state = f"[green]healthy[/] {ready}/{plan.app.replicas}" if fine else f"[red]{escape(_state(mine, answer))}[/]"
         threads = f" x {plan.app.threads} threads" if plan.gateway.concurrency == "thread" else ""
         table.add_row(plan.name, url, plan.gateway.name, f"{plan.sizing.workers}{threads}", state)

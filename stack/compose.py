@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -49,6 +50,8 @@ class Container:
     out_of_memory: bool
     age: float
     """s since it was started."""
+    ports: frozenset[int]
+    """Ports of this machine that it publishes."""
     answers: tuple[str, ...]
     """Status codes that its health path answered, oldest first; empty text where nothing answered."""
 
@@ -64,8 +67,10 @@ class Container:
             return None
         if self.out_of_memory:
             return "needs more memory than its limit (app.yml: memory)"
-        if self.restarts >= 2 or self.state in ("exited", "dead"):
+        if self.restarts >= 2:
             return "crashes on start" + (f" (exit code {self.exit_code})" if self.exit_code else "")
+        if self.state in ("exited", "dead"):
+            return f"has ended (exit code {self.exit_code}), and has to keep running"
         # A container that has just crashed for the first time is "unhealthy", too: its next start decides.
         if self.health == "unhealthy" and self.state == "running" and not self.restarts:
             last = self.answers[-1] if self.answers else ""
@@ -85,27 +90,29 @@ class Compose:
         self.local = site.root / ".local"
         self.build = site.root / "build" / site.env
         self.good = self.local / "good" / site.env
+        self._undisturbed = False
 
     # --- verbs ---
 
     def up(self) -> None:
         """Brings the site as it is written now into service; on failure, what ran before runs again."""
-        with self._alone():
+        with alone(self.site.root):
             self._preflight()
             files = render(self.site, self._secret_versions())
             built = images.ensure(list(self.site.apps.values()), [NGINX_IMAGE])
+            images.remember(self.local / "built", built)
             before = {c.id for c in self.containers()}
             version = self._publish(files)
             changed = write(files, self.build)
             try:
-                self._switch(version)
-            except (Failed, KeyboardInterrupt) as reason:
+                self._switch(version, before)
+            except (Failed, KeyboardInterrupt):
                 self._restore(bool(before))
-                raise reason
+                raise
             shutil.rmtree(self.good, ignore_errors=True)
             shutil.copytree(self.build, self.good)
             (self.good / ".edge").write_text(version)
-            images.prune(self.local / "built", built)
+            images.prune(self.local / "built")
             after = self.containers()
             fresh = sorted({c.service for c in after if c.id not in before})
             if not before:
@@ -123,13 +130,17 @@ class Compose:
 
     def restart(self, app: str) -> None:
         """Restarts one app's containers."""
-        with say.step(f"{app}: restarting"):
-            self._compose("restart", self._service(app))
-            self._wait()
+        service = self._service(app)
+        with alone(self.site.root):
+            self._require(service)
+            with say.step(f"{app}: restarting"):
+                self._compose("restart", service)
+                self._wait({c.id for c in self.containers() if c.service != service})
 
     def shell(self, app: str) -> int:
         """A shell in one running container of the app."""
-        return docker.attach(*self._files(), "exec", self._service(app), "bash")
+        self._require(self._service(app))
+        return docker.attach(*self._files(), "exec", app, "bash")
 
     def containers(self) -> list[Container]:
         """Every container of the project, stopped ones included."""
@@ -143,19 +154,6 @@ class Compose:
         return [_container(c) for c in found if _label(c, "com.docker.compose.oneoff") != "True"]
 
     # --- parts of up ---
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """One verb at a time changes this site's stack."""
-        self.local.mkdir(mode=0o700, exist_ok=True)
-        with (self.local / "lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise Failed(
-                    "another make is changing this stack right now. Wait for it to end, then type it again"
-                ) from None
-            yield
 
     def _preflight(self) -> None:
         """Everything that can be known to fail before anything is touched, all at once."""
@@ -182,13 +180,15 @@ class Compose:
                     problems.append(
                         f"the secret {name} of {plan.name} is still a placeholder. Type: make secret APP={plan.name} NAME={name}"
                     )
-        if not any(c.service == "edge" for c in self.containers()):
-            ports = {"http_port": environment.http_port} | (
-                {"https_port": environment.https_port} if environment.tls.certificate != "off" else {}
-            )
-            for key, port in ports.items():
-                if reason := _cannot_listen(environment.bind, port):
-                    problems.append(f"environments/{self.site.env}.yml: {key}: {port} cannot be published: {reason}")
+        ports = {"http_port": environment.http_port}
+        if environment.tls.certificate != "off":
+            ports["https_port"] = environment.https_port
+        ours = {port for container in self.containers() for port in container.ports}
+        for key, port in ports.items():
+            if port not in ours and (reason := _cannot_listen(environment.bind, port)):
+                problems.append(f"environments/{self.site.env}.yml: {key}: {port} cannot be published: {reason}")
+        for other in sorted(set(projects(self.site.root, self.site.env)) - {self.project}):
+            problems.append(f"this site still runs under the name {other}. Type: make down")
         free = shutil.disk_usage(self.site.root).free
         if free < FREE_SPACE:
             problems.append(
@@ -243,19 +243,26 @@ class Compose:
                 raise Failed("Nginx refuses this configuration; the running one was not touched", failure.log) from None
         return version
 
-    def _switch(self, version: str) -> None:
+    def _switch(self, version: str, before: set[str]) -> None:
         """New services first, then the edge's new routes to them, then what is no longer routed to goes."""
         directory = self.local / "edge"
         previous = edge.current(directory)
         if previous is None or not any(c.service == "edge" for c in self.containers()):
             edge.switch(directory, version)
+        self._sweep()
         self._compose("up", "--detach", "--no-build", "--pull=never", "--quiet-pull")
-        self._wait()
+        self._wait(before)
         if edge.current(directory) != version:
             edge.switch(directory, version)
         self._reload(version)
         self._compose("up", "--detach", "--no-build", "--pull=never", "--remove-orphans")
         self._verify()
+
+    def _sweep(self) -> None:
+        """An interrupted Compose leaves renamed containers that never ran; their names are in the way of the next one."""
+        for container in self.containers():
+            if container.state == "created":
+                docker.run("rm", container.id)
 
     def _reload(self, version: str) -> None:
         if self._edge_version() == version:
@@ -273,32 +280,39 @@ class Compose:
         except Failed:
             return ""
 
-    def _wait(self) -> None:
-        """Until every container is ready; Failed as soon as one will not be, with its log."""
+    def _wait(self, before: set[str]) -> None:
+        """Until every container is ready that was not there before; Failed, with its log, as soon as one will not be.
+
+        What was unhealthy before is not this change's doing, and no reason to undo it.
+        """
         start, said = time.monotonic(), ""
         patience = READY_MARGIN + max((p.app.timeouts.start for p in self.site.apps.values()), default=0)
         while True:
             # Services that are no longer written are not waited for: `up` removes them last.
-            found = [c for c in self.containers() if c.service in self._services()]
+            found = [c for c in self.containers() if c.service in self._services() and c.id not in before]
             for container in found:
                 if reason := container.failure:
                     raise Failed(f"{container.service}: {reason}", self._tail(container.id))
-            waiting = sorted({c.service for c in found if not c.ready})
-            if found and not waiting:
+            slow = [c for c in found if not c.ready]
+            if not slow:
                 return
-            if (text := ", ".join(waiting)) != said:
+            if (text := ", ".join(sorted({c.service for c in slow}))) != said:
                 say.line(f"waiting for {text}")
                 said = text
-            if found and time.monotonic() - start > patience:
-                slow = next(c for c in found if not c.ready)
+            if time.monotonic() - start > patience:
                 raise Failed(
-                    f"{slow.service}: not healthy after {patience:.0f} s (app.yml: timeouts.start)", self._tail(slow.id)
+                    f"{slow[0].service}: not healthy after {patience:.0f} s (app.yml: timeouts.start)",
+                    self._tail(slow[0].id),
                 )
             time.sleep(0.3)
 
     def _verify(self) -> None:
-        """Every app's health path answers 200 through the edge."""
+        """Every app's health path answers 200 through the edge; of apps that were unhealthy before, it is said."""
+        unready = {c.service: c for c in self.containers() if not c.ready}
         for plan in self.site.apps.values():
+            if broken := unready.get(plan.name):
+                say.line(f"{plan.name}: was not healthy before and is not now: {broken.failure or broken.health}")
+                continue
             answer = ""
 
             def healthy(plan: AppPlan = plan) -> bool:
@@ -338,22 +352,31 @@ class Compose:
             return str(error) or type(error).__name__
 
     def _restore(self, ran_before: bool) -> None:
-        """After a failed up: the last good state again, or nothing where there was none."""
-        if ran_before and self.good.is_dir():
+        """After a failed up: the last good state again, or nothing where there was none. Not to be interrupted."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        self._undisturbed = True
+        if not ran_before:
+            with contextlib.suppress(Failed):
+                self._compose("down", "--remove-orphans", "--timeout=5")
+            (self.local / "edge/current").unlink(missing_ok=True)
+            say.line("stopped again; nothing is left running")
+            return
+        say.line("bringing back what ran before")
+        try:
             version = (self.good / ".edge").read_text()
             shutil.rmtree(self.build)
             shutil.copytree(self.good, self.build, ignore=shutil.ignore_patterns(".edge"))
-            with contextlib.suppress(Failed):
-                edge.switch(self.local / "edge", version)
-                self._compose("up", "--detach", "--no-build", "--pull=never", "--remove-orphans")
-                self._wait()
-                self._reload(version)
-                say.line("what ran before runs again; nothing of the failed change is left")
-                return
-        with contextlib.suppress(Failed):
-            self._compose("down", "--remove-orphans", "--timeout=5")
-        (self.local / "edge/current").unlink(missing_ok=True)
-        say.line("stopped again; nothing is left running")
+            edge.switch(self.local / "edge", version)
+            running = {c.id for c in self.containers()}
+            self._sweep()
+            self._compose("up", "--detach", "--no-build", "--pull=never", "--remove-orphans")
+            self._wait(running)
+            self._reload(version)
+        except (Failed, OSError) as failure:
+            say.line(f"that failed: {failure}. What still runs was left alone; look with make ps")
+        else:
+            say.line("what ran before runs again; nothing of the failed change is left")
 
     # --- small helpers ---
 
@@ -377,7 +400,7 @@ class Compose:
         ]
 
     def _compose(self, *arguments: str) -> str:
-        return docker.run(*self._files(), *arguments)
+        return docker.run(*self._files(), *arguments, undisturbed=self._undisturbed)
 
     def _ids(self, all_states: bool) -> list[str]:
         return docker.run(
@@ -400,6 +423,10 @@ class Compose:
         )
         return without_library_frames(done.stdout.decode(errors="replace").splitlines())[-20:]
 
+    def _require(self, service: str) -> None:
+        if not any(c.service == service for c in self.containers()):
+            raise Failed(f"{service} is not running. Type: make up")
+
     def _services(self) -> list[str]:
         apps = self.site.apps.values()
         return ["edge", *self.site.apps, *(f"{plan.name}-{process}" for plan in apps for process in plan.app.processes)]
@@ -410,22 +437,42 @@ class Compose:
         return name
 
 
-def down(root: Path, env: str, volumes: bool = False) -> None:
-    """Stops and removes what runs from build/<env>/; its volumes too if asked.
+@contextlib.contextmanager
+def alone(root: Path) -> Iterator[None]:
+    """One verb at a time changes what this site runs."""
+    (root / ".local").mkdir(mode=0o700, exist_ok=True)
+    with (root / ".local/lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Failed(
+                "another make is changing this stack right now. Wait for it to end, then type it again"
+            ) from None
+        yield
 
-    Goes by the containers' labels alone: what is written in the site's files may be broken just now.
-    """
-    listed = docker.run(
+
+def projects(root: Path, env: str) -> list[str]:
+    """The Compose project of every container that came from build/<env>/, one entry a container."""
+    return docker.run(
         "ps", "--all", "--filter", f"label=com.docker.compose.project.working_dir={root / 'build' / env}",
         "--format", '{{.Label "com.docker.compose.project"}}',
     ).split()  # fmt: skip
-    for project in sorted(set(listed)):
-        docker.run(
-            "compose", "--project-name", project, "down", "--remove-orphans", *(["--volumes"] if volumes else [])
-        )
-        say.line(f"{project}: {listed.count(project)} containers stopped and removed")
-    if not listed:
-        say.line("nothing was running")
+
+
+def down(root: Path, env: str, volumes_of: str | None = None) -> None:
+    """Stops and removes what runs from build/<env>/; the volumes of the project `volumes_of` too.
+
+    Goes by the containers' labels alone: what is written in the site's files may be broken just now.
+    """
+    with alone(root):
+        found = projects(root, env)
+        for project in sorted({*found, *([volumes_of] if volumes_of else [])}):
+            options = ["--volumes"] if project == volumes_of else []
+            docker.run("compose", "--project-name", project, "down", "--remove-orphans", *options)
+            data = ", with their volumes" if options else ""
+            say.line(f"{project}: {found.count(project)} containers stopped and removed{data}")
+        if not found and not volumes_of:
+            say.line("nothing was running")
 
 
 def without_library_frames(log: list[str]) -> list[str]:
@@ -462,6 +509,11 @@ def _container(inspected: dict[str, Any]) -> Container:
         exit_code=state["ExitCode"],
         out_of_memory=state["OOMKilled"],
         age=time.time() - datetime.fromisoformat(state["StartedAt"]).timestamp(),
+        ports=frozenset(
+            int(binding["HostPort"])
+            for bindings in inspected["HostConfig"]["PortBindings"].values()
+            for binding in bindings
+        ),
         answers=tuple(check["Output"].strip() for check in state.get("Health", {}).get("Log") or []),
     )
 

@@ -47,14 +47,22 @@ def _answers(command: list[str]) -> bool:
     return True
 
 
-def run(*arguments: str, input: bytes | None = None, env: dict[str, str] | None = None) -> str:
-    """Output of `docker arguments...`; Failed with its last lines when it exits non-zero."""
+def run(*arguments: str, env: dict[str, str] | None = None, undisturbed: bool = False) -> str:
+    """Output of `docker arguments...`; Failed with its last lines when it exits non-zero.
+
+    undisturbed: out of reach of the terminal's Ctrl-C.
+    """
     done = subprocess.run(
-        [*client(), *arguments], input=input, capture_output=True, check=False, env={**os.environ, **(env or {})}
+        [*client(), *arguments],
+        capture_output=True,
+        check=False,
+        env={**os.environ, **(env or {})},
+        start_new_session=undisturbed,
     )
     if done.returncode:
         said = (done.stderr or done.stdout).decode(errors="replace")
-        raise Failed(f"docker {' '.join(arguments[:2])} failed", _reason(said))
+        verb = next((a for a in arguments if a in ("up", "down", "exec", "restart")), "")
+        raise Failed(f"docker {f'{arguments[0]} {verb}'.strip()} failed", _reason(said))
     return done.stdout.decode(errors="replace")
 
 

@@ -260,16 +260,20 @@ def pip_settings() -> str:
         return text.read()
 
 
-def prune(built: Path, new: list[str], keep: int = 3) -> None:
-    """Removes images that this site built and nobody uses any more, all but the newest `keep` of each app.
+def remember(built: Path, new: list[str]) -> None:
+    """Adds images that this site has built to its list, newest last."""
+    known = built.read_text().split() if built.exists() else []
+    built.write_text("".join(f"{image}\n" for image in [*(i for i in known if i not in new), *new]))
 
-    built: file that lists this site's own images, oldest first, and is brought up to date here; other clones on this
-    machine have their own.
+
+def prune(built: Path, keep: int = 3) -> None:
+    """Removes images that nobody uses any more, all but the newest `keep` of each app.
+
+    built: the list of images that this site has built; other clones on this machine have their own.
     """
     known = built.read_text().split() if built.exists() else []
-    known = [*(image for image in known if image not in new), *new]
     for image in known[:]:
-        newer = [other for other in known if other.split(":")[0] == image.split(":")[0]]
-        if image not in newer[-keep:] and docker.succeeds("image", "rm", image):
+        same_app = [other for other in known if other.split(":")[0] == image.split(":")[0]]
+        if image not in same_app[-keep:] and docker.succeeds("image", "rm", image):
             known.remove(image)
     built.write_text("".join(f"{image}\n" for image in known))

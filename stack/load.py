@@ -72,6 +72,14 @@ class Site:
     origins: dict[str, str] = field(default_factory=dict)
 
 
+def base_url(environment: Environment, host: str | None = None) -> str:
+    """scheme://host:port that a client on this machine uses, without a trailing slash; the canonical domain's if no
+    host is given."""
+    secure = environment.tls.certificate != "off" and environment.tls.redirect
+    port, default = (environment.https_port, 443) if secure else (environment.http_port, 80)
+    return f"http{'s' if secure else ''}://{host or environment.domains[0]}" + (f":{port}" if port != default else "")
+
+
 def environments(root: Path) -> list[str]:
     """Names of the environments below `root`."""
     return sorted(p.stem for p in (root / "environments").glob("*.yml"))
@@ -191,6 +199,20 @@ def _check_apps_together(
         source = layers[plan.name]
         for violation in timeouts.of_app(plan.app, environment):
             problems.append(source.problem(key_path(violation.key), violation.sentence))
+        bodies = {("body_limit",): (plan.app.body_limit, False)} | {
+            ("paths", path, "body_limit"): (behaviour.body_limit, behaviour.stream)
+            for path, behaviour in plan.app.paths.items()
+            if behaviour.body_limit
+        }
+        for place, (limit, stream) in bodies.items():
+            if not stream and model.size_bytes(limit) * 2 > model.size_bytes(environment.edge.memory):
+                problems.append(
+                    source.problem(
+                        place,
+                        f"{limit} does not fit the edge's place for bodies, half of its memory of {environment.edge.memory}. "
+                        "Raise edge.memory in the environment, or set stream: true on the path that takes them",
+                    )
+                )
         if plan.host in environment.domains:
             problems.append(
                 source.problem(
@@ -200,7 +222,7 @@ def _check_apps_together(
             )
         other = routes.setdefault((plan.host, plan.prefix), plan.name)
         if other != plan.name:
-            where = f"{plan.host or 'the site'}{plan.prefix or '/'}"
+            where = f"{plan.host}{plan.prefix}/" if plan.host else plan.prefix or "/"
             problems.append(
                 source.problem(
                     ("route",),

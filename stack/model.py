@@ -201,6 +201,9 @@ class App(Strict):
 
     @model_validator(mode="after")
     def _names_and_mounts_are_its_own(self) -> App:
+        for name in self.env:
+            if name in STACK_VARIABLES or name.startswith("GATEHOUSE_"):
+                raise ValueError(f"env.{name}: is set by the stack or the image. Remove it")
         for name in self.secrets:
             if self.secrets.count(name) > 1:
                 raise ValueError(f"secrets: {name} is there twice. Remove one")
@@ -308,6 +311,9 @@ class Environment(Strict):
             raise ValueError(f"https_port: {self.https_port} is http_port, too. Give one of them another number")
         return self
 
+
+STACK_VARIABLES = frozenset({"PATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "SCRIPT_NAME"})
+"""Environment variables that an app cannot set: its image or its gateway's command does."""
 
 STACK_PATHS = frozenset({"/app", "/dev/shm", "/gateway", "/run/secrets", "/tmp", "/venv"})
 """Where an app's container has something already."""

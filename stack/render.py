@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import json
 import re
 from collections.abc import Mapping
@@ -15,13 +16,14 @@ from jinja2 import FileSystemLoader, StrictUndefined
 
 from stack import images, model
 from stack.gateways import Gateway
-from stack.load import AppPlan, Site
-from stack.model import App, size_bytes
+from stack.load import AppPlan, Site, base_url
+from stack.model import App, Environment, size_bytes
 
 PRODUCT = Path(__file__).resolve().parent.parent
 """Where templates and snippets are: this clone. A site's own folders may lie elsewhere."""
 
 NGINX_IMAGE = "nginx:1.30"
+"""By tag, as all base images: a digest names one registry's build, and where no registry answers they are made here."""
 LISTEN = "0.0.0.0:8000"
 
 
@@ -39,6 +41,8 @@ class RenderedApp:
     command: list[str]
     environment: list[str]
     workers: int
+    base: str
+    """In front of its paths in a link: its prefix, and before that its own host where it has one."""
 
     @property
     def links(self) -> list[str]:
@@ -47,9 +51,15 @@ class RenderedApp:
         return [self.app.health, *full]
 
     @property
-    def services(self) -> list[str]:
-        """Its service names: the web app's own and one for each background process."""
-        return [self.name, *(f"{self.name}-{process}" for process in self.app.processes)]
+    def longest_request(self) -> float:
+        """s. The longest read timeout of the app and its paths."""
+        return max(self.app.timeouts.request, *(path.timeout or 0 for path in self.app.paths.values()), 0)
+
+    @property
+    def services(self) -> dict[str, str]:
+        """Service name -> memory limit: of the web app itself, and of each background process."""
+        beside = {f"{self.name}-{name}": process.memory for name, process in self.app.processes.items()}
+        return {self.name: self.app.memory, **beside}
 
 
 def render(site: Site, secret_versions: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -58,7 +68,7 @@ def render(site: Site, secret_versions: Mapping[str, str] | None = None) -> dict
     secret_versions: app -> anything that changes when a local value of its secrets does, for engines that would not
     notice by themselves.
     """
-    apps = [_app(plan) for plan in site.apps.values()]
+    apps = [_app(plan, site.environment) for plan in site.apps.values()]
     groups: dict[str | None, list[RenderedApp]] = {None: []}
     for app in apps:
         groups.setdefault(app.host, []).append(app)
@@ -70,6 +80,7 @@ def render(site: Site, secret_versions: Mapping[str, str] | None = None) -> dict
         "nginx_image": NGINX_IMAGE,
         "size_bytes": size_bytes,
         "ordinary": model.Path(),
+        "has_address": any(_is_address(domain) for domain in site.environment.domains),
         "secret_versions": secret_versions or {},
     }
     files = {
@@ -89,7 +100,7 @@ def render(site: Site, secret_versions: Mapping[str, str] | None = None) -> dict
     return dict(sorted(files.items()))
 
 
-def _app(plan: AppPlan) -> RenderedApp:
+def _app(plan: AppPlan, environment: Environment) -> RenderedApp:
     image = images.name(plan)
     command = plan.gateway.command(plan.app, plan.sizing.workers, plan.prefix, LISTEN)
     variables = {
@@ -112,6 +123,7 @@ def _app(plan: AppPlan) -> RenderedApp:
         command,
         [f"{key}={value}" for key, value in variables.items()],
         plan.sizing.workers,
+        (base_url(environment, plan.host) if plan.host else "") + plan.prefix,
     )
 
 
@@ -130,6 +142,14 @@ def _template(path: str, facts: dict[str, Any], html: bool = False) -> str:
         "identifier": lambda name: name.replace("-", "_"),
     }
     return jinja.get_template(path).render(facts)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _digest(*parts: str) -> str:

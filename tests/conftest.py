@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from stack.load import AppPlan, Site, load_site
 
@@ -53,21 +54,28 @@ class Checkout:
 
 def new_checkout(root: Path, name: str, http_port: int, https_port: int, apps: list[str] | None = None) -> Checkout:
     """A site with copies of the product's apps and its local environment, under another name and other ports."""
+    for name_of_sample in apps or []:
+        if not (REPOSITORY / "apps" / name_of_sample).is_dir():
+            pytest.skip(f"needs the sample apps/{name_of_sample}")
     for source in sorted((REPOSITORY / "apps").glob("*/app.yml")):
         if apps is None or source.parent.name in apps:
             shutil.copytree(
                 source.parent, root / "apps" / source.parent.name, ignore=shutil.ignore_patterns("__pycache__", ".venv")
             )
-    local = (REPOSITORY / "environments/local.yml").read_text()
-    local = local.replace("http_port: 8080", f"http_port: {http_port}").replace(
-        "https_port: 8443", f"https_port: {https_port}"
-    )
-    assert f"http_port: {http_port}" in local
-    (root / "environments").mkdir(parents=True)
+    yaml = YAML()
+    local = yaml.load(REPOSITORY / "environments/local.yml")
+    local |= {"name": name, "http_port": http_port, "https_port": https_port}
     # GATEWAYS="flask=gunicorn-sync fastapi=gunicorn-asgi" runs the chain's tests on other gateways than the apps' own.
-    chosen = dict(pair.split("=") for pair in os.environ.get("GATEWAYS", "").split())
-    local += "apps:\n" + "".join(f"  {app}: {{gateway: {g}}}\n" for app, g in chosen.items()) if chosen else ""
-    (root / "environments/local.yml").write_text(f"name: {name}\n{local}")
+    for pair in os.environ.get("GATEWAYS", "").split():
+        app, gateway = pair.split("=")
+        local.setdefault("apps", {}).setdefault(app, {})["gateway"] = gateway
+    (root / "environments").mkdir(parents=True)
+    yaml.dump(local, root / "environments/local.yml")
+    for plan in load_site(root, "local").apps.values():
+        for secret in plan.app.secrets:  # any value will do here
+            path = root / ".local/secrets" / plan.name / secret
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("of-a-test-run")
     return Checkout(root)
 
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from tests.conftest import Chain
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -23,6 +25,12 @@ def browser() -> Iterator[Browser]:
             executable_path=CHROMIUM, args=flags, chromium_sandbox=os.geteuid() != 0
         ) as running:
             yield running
+
+
+@pytest.fixture(autouse=True)
+def samples(chain: Chain) -> None:
+    if missing := {"flask", "fastapi"} - set(chain.apps):
+        pytest.skip(f"needs the samples {', '.join(sorted(missing))}")
 
 
 @pytest.fixture

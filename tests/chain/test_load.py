@@ -15,14 +15,15 @@ def test_a_headless_run_drives_every_user_class_without_a_failure(chain: Chain) 
     for name, plan in chain.apps.items():
         kinds = ["User", "StreamUser", "LongPollUser"] + (["WebSocketUser"] if plan.app.interface == "asgi" else [])
         for kind in kinds if plan.app.contract == "full" else ["HealthUser"]:
-            assert int(rows[f"{name.capitalize()}{kind}"]["requests"]) > 0, kind
+            assert int(rows[f"{''.join(word.capitalize() for word in name.split('-'))}{kind}"]["requests"]) > 0, kind
     assert rows["total"]["failed"] == "0"
 
 
 def test_a_run_with_failures_does_not_exit_0(chain: Chain) -> None:
-    docker.run("pause", "gatehouse-test-flask-1")
+    container = f"gatehouse-test-{next(iter(chain.apps))}-1"
+    docker.run("pause", container)
     try:
         done = chain.checkout.run("load", "--headless", "--users", "7", "--rate", "7", "--time", "4s", check=False)
     finally:
-        docker.run("unpause", "gatehouse-test-flask-1")
+        docker.run("unpause", container)
     assert done.returncode == 1, done.stdout

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ import httpx
 import pytest
 
 from stack import docker
-from tests.conftest import Checkout, new_checkout
+from tests.conftest import REPOSITORY, Checkout, new_checkout
 
 HTTP, HTTPS = 18090, 18453
 URL = f"http://127.0.0.1:{HTTP}"
@@ -133,6 +135,22 @@ def test_a_day_with_one_app(site: Checkout) -> None:
     assert whoami()["release"] == good
     write(site.root / "environments/local.yml", "certificate: cert.pem\n  key: cert.pem", "certificate: local-ca")
 
+    # An app that is unhealthy for a reason of its own does not keep a change to something else from coming in.
+    docker.run("pause", f"{PROJECT}-flask-1")
+    while docker.run("inspect", "--format", "{{.State.Health.Status}}", f"{PROJECT}-flask-1").strip() == "healthy":
+        time.sleep(0.5)
+    docker.run("unpause", f"{PROJECT}-flask-1")
+    write(site.root / "environments/local.yml", "index: true", "index: false")
+    site.run("up")
+    assert httpx.get(f"{URL}/").status_code == 404
+    assert whoami()["release"] == good
+
+    # Another name would leave the old containers running, unseen.
+    write(site.root / "environments/local.yml", f"name: {PROJECT}", "name: other")
+    assert site.run("up", check=False).returncode == 1
+    assert f"still runs under the name {PROJECT}. Type: make down" in site.output
+    write(site.root / "environments/local.yml", "name: other", f"name: {PROJECT}")
+
     site.run("restart", "flask")
     site.run("ps")
     assert "healthy 1/1" in site.output
@@ -141,6 +159,9 @@ def test_a_day_with_one_app(site: Checkout) -> None:
     site.app_yml("flask").write_text("interface: [")
     site.run("down")
     assert not containers()
+    site.app_yml("flask").write_text("interface: wsgi\nentry: app:app\n")
+    assert site.run("restart", "flask", check=False).returncode == 1
+    assert "flask is not running. Type: make up" in site.output
 
 
 def test_a_first_up_that_fails_leaves_nothing_running(site: Checkout) -> None:
@@ -200,26 +221,39 @@ processes:
     assert inside("print(open('/var/lib/flask/mine').read())") == "kept"
 
 
-def test_an_interrupted_up_leaves_nothing_half_up(site: Checkout) -> None:
+def interrupt(site: Checkout, number: signal.Signals, when: str) -> None:
+    """`up`, interrupted as by a terminal: the signal goes to every process of the job, once `when` was printed."""
     process = subprocess.Popen(
-        ["python", "-m", "stack", "up"],
-        env={
-            **os.environ,
-            "GATEHOUSE_ROOT": str(site.root),
-            "PATH": f"{Path('.venv/bin').absolute()}:{os.environ['PATH']}",
-        },
+        [sys.executable, "-m", "stack", "up"],
+        cwd=REPOSITORY,
+        env={**os.environ, "GATEHOUSE_ROOT": str(site.root)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
     assert process.stdout is not None
     for line in process.stdout:
-        if "waiting for" in line:
-            process.send_signal(2)
+        if when in line:
+            time.sleep(0.4)  # Compose is at work by now
+            os.killpg(process.pid, number)
             break
-    process.stdout.read()
-    assert process.wait(60) == 130
+    said = process.stdout.read()
+    assert process.wait(120) == 130, said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_an_interrupted_up_leaves_what_was_there_before(site: Checkout, number: signal.Signals) -> None:
+    interrupt(site, number, "waiting for")
     assert not containers()
+    site.run("up")
+    good = whoami()["release"]
+    for when in ("building its image: ", "waiting for"):
+        write(site.root / "apps/flask/app.py", "import os\n", f"import os\n\n# {time.time()}\n")
+        interrupt(site, number, when)
+        assert whoami()["release"] == good
+    site.run("up")
+    assert whoami()["release"] != good
 
 
 def test_https_only_and_a_host_of_its_own(site: Checkout) -> None:

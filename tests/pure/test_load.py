@@ -295,7 +295,7 @@ def test_all_problems_are_told_at_once(draft: Draft) -> None:
 def test_two_apps_cannot_have_one_route(draft: Draft) -> None:
     draft.app(WSGI + "route: /shop/\n", "store")
     assert draft.problems() == [
-        "apps/store/app.yml:3: route: the site/shop is already the route of apps/shop. "
+        "apps/store/app.yml:3: route: /shop is already the route of apps/shop. "
         "Give one of them another `route` or `host`"
     ]
 
@@ -495,6 +495,21 @@ def test_a_number_with_a_point_needs_quotes(draft: Draft) -> None:
     draft.app(WSGI + "env: {VERSION: 3.10}\n")
     (problem,) = draft.problems()
     assert "needs quotes, else 3.10 would arrive as 3.1" in str(problem)
+
+
+@pytest.mark.parametrize("name", ["PATH", "GATEHOUSE_RELEASE", "SCRIPT_NAME"])
+def test_what_the_stack_sets_cannot_be_set_by_an_app(draft: Draft, name: str) -> None:
+    draft.app(WSGI + f"env: {{{name}: x}}\n")
+    (problem,) = draft.problems()
+    assert f"env.{name}: is set by the stack or the image. Remove it" in str(problem)
+
+
+def test_a_body_must_fit_the_edges_place_for_bodies(draft: Draft) -> None:
+    draft.app(WSGI + "body_limit: 200M\npaths: {/big: {body_limit: 300M}, /streamed: {body_limit: 4G, stream: true}}\n")
+    found = "\n".join(map(str, draft.problems()))
+    assert "body_limit: 200M does not fit the edge's place for bodies, half of its memory of 256M" in found
+    assert "paths./big.body_limit: 300M does not fit" in found
+    assert "/streamed" not in found
 
 
 # --- the verbs --------------------------------------------------------------------------------------------------------

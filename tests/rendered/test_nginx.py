@@ -211,7 +211,7 @@ def test_plain_http_is_redirected_where_the_environment_says_so(all_rendered: di
         """Server name -> for each server that listens for plain HTTP, whether it proxies."""
         found: dict[str, list[bool]] = {}
         for server in parse(all_rendered[env].files["nginx/site.conf"]).blocks:
-            if server.head == "server" and server.has("listen 8080") and not server.has("return 444"):
+            if server.head == "server" and server.has("listen 8080") and not server.has("listen 8080 default_server"):
                 (names,) = (d for d in server.directives if d.startswith("server_name "))
                 proxies = any(b.has("proxy_pass") for b in server.within())
                 found.setdefault(names.removeprefix("server_name "), []).append(proxies)
@@ -221,8 +221,14 @@ def test_plain_http_is_redirected_where_the_environment_says_so(all_rendered: di
     assert answering("fleet") == {"example.com www.example.com": [False], "shop.example.com": [False]}
 
 
-def test_a_request_for_any_other_name_is_closed(site: Block) -> None:
-    defaults = [s for s in site.blocks if s.head == "server" and any("default_server" in d for d in s.directives)]
-    assert len(defaults) == 2
-    assert defaults[0].has("return 444")
-    assert defaults[1].has("ssl_reject_handshake on")
+@pytest.mark.parametrize(
+    # Clients name no host in a handshake with an IP address, which `test` has among its names.
+    ("env", "over_tls"),
+    [("test", "return 444"), ("fleet", "ssl_reject_handshake on")],
+)
+def test_a_request_for_any_other_name_is_closed(all_rendered: dict[str, Rendered], env: str, over_tls: str) -> None:
+    servers = parse(all_rendered[env].files["nginx/site.conf"]).blocks
+    plain, tls = (s for s in servers if s.head == "server" and any("default_server" in d for d in s.directives))
+    (everything,) = (b for b in plain.blocks if b.head == "location /")
+    assert everything.has("return 444")
+    assert tls.has(over_tls)
