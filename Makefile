@@ -10,7 +10,7 @@ STACK  := .venv/bin/python -m stack
 export GATEHOUSE_ENV := $(ENV)
 
 .DEFAULT_GOAL := help
-.PHONY: help up down ps logs restart shell show secret load load-headless bench test check render reference lock
+.PHONY: help up down ps logs restart shell show secret load load-headless bench test check render reference lock hosts-up hosts-down test-hosts
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2} /^# ---/ {print "\n" substr($$0, 7)}' Makefile
@@ -64,6 +64,16 @@ render: .venv/tools ## write build/ENV/ and start nothing
 reference: .venv/tools ## docs/settings.md and the editors' schemas
 	@$(STACK) reference
 
+hosts-up: ## bare machines in containers, to provision  [HOSTS=3]
+	@tests/hosts/hosts.sh up $(or $(HOSTS),3)
+
+hosts-down: ## remove them
+	@tests/hosts/hosts.sh down
+
+test-hosts: .venv/deploy-tests ## provisioning, on such machines
+	@cd ansible && PATH="$(CURDIR)/.venv/bin:$$PATH" ansible-lint --offline
+	@.venv/bin/python -m pytest tests/hosts
+
 LOCKS = $(if $(APP),apps/$(APP)/requirements.in,requirements/*.in compose/gateways/*/requirements.in apps/*/requirements.in)
 lock: .venv/tests ## requirements.txt with hashes, from .in   [APP=shop: its alone]
 	@for file in $(LOCKS); do \
@@ -78,3 +88,6 @@ lock: .venv/tests ## requirements.txt with hashes, from .in   [APP=shop: its alo
 
 .venv/tests: requirements/tests.txt .venv/tools
 	@PYTHON=$(PYTHON) stack/bootstrap.sh venv .venv requirements/tests.txt && touch $@
+
+.venv/deploy-tests: requirements/deploy-tests.txt .venv/tests
+	@PYTHON=$(PYTHON) stack/bootstrap.sh venv .venv requirements/deploy-tests.txt && touch $@
