@@ -6,11 +6,12 @@
 
 ENV    ?= local
 PYTHON ?= python3
+PLAY   := cd ansible && PATH="$(CURDIR)/.venv/bin:$$PATH" ansible-playbook $(if $(INVENTORY),-i $(INVENTORY))
 STACK  := .venv/bin/python -m stack
 export GATEHOUSE_ENV := $(ENV)
 
 .DEFAULT_GOAL := help
-.PHONY: help up down ps logs restart shell show secret load load-headless bench test check render reference lock hosts-up hosts-down test-hosts
+.PHONY: help up down ps logs restart shell show secret load load-headless bench test check render reference lock deploy rollback releases hosts-up hosts-down test-hosts
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2} /^# ---/ {print "\n" substr($$0, 7)}' Makefile
@@ -64,13 +65,24 @@ render: .venv/tools ## write build/ENV/ and start nothing
 reference: .venv/tools ## docs/settings.md and the editors' schemas
 	@$(STACK) reference
 
+# --- on hosts                          [INVENTORY=inventory/test  ARGS='--tags release']
+
+deploy: .venv/deploy ## provision what is bare, and release what is written now
+	@$(PLAY) deploy.yml $(ARGS)
+
+rollback: .venv/deploy ## to the good release before       [RELEASE=20261125-063501-1a2b3c4d]
+	@$(PLAY) rollback.yml $(if $(RELEASE),-e release=$(RELEASE)) $(ARGS)
+
+releases: .venv/deploy ## which there are
+	@$(PLAY) releases.yml $(ARGS)
+
 hosts-up: ## bare machines in containers, to provision  [HOSTS=3]
 	@tests/hosts/hosts.sh up $(or $(HOSTS),3)
 
 hosts-down: ## remove them
 	@tests/hosts/hosts.sh down
 
-test-hosts: .venv/deploy-tests ## provisioning, on such machines
+test-hosts: .venv/deploy-tests ## provisioning and deploys, on such machines
 	@cd ansible && PATH="$(CURDIR)/.venv/bin:$$PATH" ansible-lint --offline
 	@.venv/bin/python -m pytest tests/hosts
 
@@ -88,6 +100,9 @@ lock: .venv/tests ## requirements.txt with hashes, from .in   [APP=shop: its alo
 
 .venv/tests: requirements/tests.txt .venv/tools
 	@PYTHON=$(PYTHON) stack/bootstrap.sh venv .venv requirements/tests.txt && touch $@
+
+.venv/deploy: requirements/deploy.txt .venv/tools
+	@PYTHON=$(PYTHON) stack/bootstrap.sh venv .venv requirements/deploy.txt && touch $@
 
 .venv/deploy-tests: requirements/deploy-tests.txt .venv/tests
 	@PYTHON=$(PYTHON) stack/bootstrap.sh venv .venv requirements/deploy-tests.txt && touch $@

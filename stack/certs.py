@@ -1,4 +1,4 @@
-"""Certificates for this machine: an authority made once, and a certificate for the environment's names."""
+"""The edge's certificate: the environment's own, or one from an authority made once on this machine."""
 
 from __future__ import annotations
 
@@ -9,8 +9,34 @@ from pathlib import Path
 import trustme
 from cryptography import x509
 
+from stack.errors import Failed
+from stack.load import Site
+
 LIFETIME = datetime.timedelta(days=90)
 RENEW_BEFORE = datetime.timedelta(days=30)
+
+
+def of(site: Site) -> tuple[bytes, bytes] | None:
+    """PEM of the site's certificate with its chain, and of its key; None where it has none (tls.certificate: off)."""
+    tls = site.environment.tls
+    if tls.certificate == "off":
+        return None
+    if tls.certificate == "local-ca":
+        names = [*site.environment.domains, *sorted({p.host for p in site.apps.values() if p.host})]
+        (site.root / ".local").mkdir(mode=0o700, exist_ok=True)
+        try:
+            return local(site.root / ".local/ca", names)
+        except ValueError as error:
+            raise Failed(
+                f".local/ca holds something that is no certificate ({error}). Remove that folder and type it again"
+            ) from None
+    pair = []
+    for source in (tls.certificate, tls.key or ""):
+        try:
+            pair.append((site.root / source).read_bytes())
+        except OSError as error:
+            raise Failed(f"environments/{site.env}.yml: tls: {source} cannot be read: {error.strerror}") from None
+    return pair[0], pair[1]
 
 
 def local(folder: Path, names: list[str]) -> tuple[bytes, bytes]:

@@ -18,12 +18,13 @@ from rich import box
 from rich.markup import escape
 from rich.table import Column, Table
 
-from stack import compose, docker, docs, images
+from stack import certs, compose, deliver, docker, docs, images, secret_values
 from stack.compose import Compose
 from stack.errors import Failed
 from stack.load import SiteError, base_url, load_site
-from stack.render import render, write
+from stack.render import NGINX_IMAGE, render, write
 from stack.say import console, errors, say
+from stack.source import Problem
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
@@ -71,7 +72,7 @@ def verb(function: F) -> F:
         if isinstance(code, int):
             raise typer.Exit(code)
 
-    return cli.command(function.__name__.removesuffix("_files"))(guarded)  # type: ignore[return-value]
+    return cli.command(function.__name__.removesuffix("_files").removesuffix("_images"))(guarded)  # type: ignore[return-value]
 
 
 def _engine(root: Path, env: str) -> Compose:
@@ -208,6 +209,64 @@ def render_files(root: Root = HERE, env: Env = "local") -> None:
     with compose.alone(site.root):
         changed = write(render(site), site.root / "build" / env)
     say.line(f"build/{env}/: {', '.join(changed) if changed else 'nothing changed'}")
+
+
+@verb
+def bundle(root: Root = HERE, env: Env = "production") -> None:
+    """Write build/<env>/ and print as JSON what ansible/ deploys.
+
+    Reads JSON from standard input: app -> name of a secret -> its value, and checks it. Prints `files` (path -> text of
+    build/<env>/), `secrets` (variable of the stack file -> name of the Swarm secret, which changes with its value) and
+    `tls` (path in the edge's directory -> PEM).
+    """
+    site = load_site(root.resolve(), env)
+    if site.environment.engine != "swarm":
+        raise Failed(
+            f"environments/{env}.yml runs on this machine (engine: compose). Type: make up ENV={env}, or deploy another environment"
+        )
+    values: Any = json.load(sys.stdin)
+    if problems := secret_values.problems(site, values):
+        raise SiteError([Problem("gatehouse_secrets", key, sentence) for key, sentence in problems])
+    files, pair = render(site), certs.of(site)
+    with compose.alone(site.root):
+        write(files, site.root / "build" / env)
+    tls = {f"tls/{name}.pem": part.decode() for name, part in zip(("certificate", "key"), pair or (), strict=False)}
+    print(json.dumps({"files": files, "secrets": secret_values.names(site, values), "tls": tls}))
+
+
+@verb
+def deliver_images(root: Root = HERE, env: Env = "production") -> None:
+    """Make the images that hosts lack, and an archive for each such host, or push them to the registry.
+
+    Reads JSON from standard input: hosts (name -> lines of `docker image inspect` there), whole, user, password. The last
+    line that it prints is JSON: host -> path of its archive.
+    """
+    site = load_site(root.resolve(), env)
+    asked = json.load(sys.stdin)
+    registry = site.environment.registry
+    wanted = {images.name(plan, registry): plan for plan in site.apps.values()}
+    there = {host: deliver.images_and_layers(lines) for host, lines in asked["hosts"].items()}
+    missing = {host: [i for i in (*wanted, NGINX_IMAGE) if i not in has] for host, has in there.items()}
+    needed = {image for lacking in missing.values() for image in lacking}
+    archives = {}
+    if needed:
+        docker.client(install=True)
+        with compose.alone(site.root):
+            built = images.ensure(
+                [plan for image, plan in wanted.items() if image in needed],
+                [NGINX_IMAGE] if NGINX_IMAGE in needed else [],
+                registry,
+            )
+            images.remember(site.root / ".local/built", built)
+            images.prune(site.root / ".local/built")
+        if registry and (pushed := sorted(needed - {NGINX_IMAGE})):
+            deliver.push(pushed, asked.get("user"), asked.get("password"))
+        folder = site.root / ".local/deliver"
+        for host, lacking in missing.items():
+            copied = [image for image in lacking if not registry or image == NGINX_IMAGE]
+            if copied:
+                archives[host] = str(deliver.pack(copied, there[host], folder, asked.get("whole", False)))
+    print(json.dumps(archives))
 
 
 @verb

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import http.client
 import json
 import os
-import re
 import shutil
 import signal
 import socket
-import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -23,9 +20,11 @@ from typing import Any
 from stack import certs, docker, edge, images
 from stack.errors import Failed
 from stack.load import AppPlan, Site
+from stack.logs import without_library_frames
 from stack.model import PLACEHOLDERS
 from stack.render import NGINX_IMAGE, render, write
 from stack.say import say
+from stack.source import Source
 
 READY_MARGIN = 30.0
 """s. What `up` allows beyond the slowest app's `timeouts.start`, for the health check's own retries."""
@@ -212,34 +211,15 @@ class Compose:
         content = {
             name.removeprefix("nginx/"): text.encode() for name, text in files.items() if name.startswith("nginx/")
         }
-        tls = self.site.environment.tls
-        if tls.certificate == "local-ca":
-            names = [*self.site.environment.domains, *sorted({p.host for p in self.site.apps.values() if p.host})]
-            try:
-                content["tls/certificate.pem"], content["tls/key.pem"] = certs.local(self.local / "ca", names)
-            except ValueError as error:
-                raise Failed(
-                    f".local/ca holds something that is no certificate ({error}). Remove that folder and type make up"
-                ) from None
-        elif tls.certificate != "off":
-            for target, source in (("tls/certificate.pem", tls.certificate), ("tls/key.pem", tls.key or "")):
-                try:
-                    content[target] = (self.site.root / source).read_bytes()
-                except OSError as error:
-                    raise Failed(
-                        f"environments/{self.site.env}.yml: tls: {source} cannot be read: {error.strerror}"
-                    ) from None
+        if pair := certs.of(self.site):
+            content["tls/certificate.pem"], content["tls/key.pem"] = pair
         directory = self.local / "edge"
         version = edge.publish(directory, content)
         if version != edge.current(directory):
             try:
-                docker.run(
-                    "run", "--rm", "--network=none", "--read-only", "--tmpfs=/tmp", "--user=101:101", "--cap-drop=ALL",
-                    "--volume", f"{directory}:/etc/gatehouse:ro", "--entrypoint=nginx", NGINX_IMAGE,
-                    *_nginx(f"releases/{version}", "-t"),
-                )  # fmt: skip
+                docker.run(*edge.test(directory, version, NGINX_IMAGE))
             except Failed as failure:
-                shutil.rmtree(directory / "releases" / version)
+                edge.discard(directory, version)
                 raise Failed("Nginx refuses this configuration; the running one was not touched", failure.log) from None
         return version
 
@@ -250,6 +230,7 @@ class Compose:
         if previous is None or not any(c.service == "edge" for c in self.containers()):
             edge.switch(directory, version)
         self._sweep()
+        self._release_commands()
         self._compose("up", "--detach", "--no-build", "--pull=never", "--quiet-pull")
         self._wait(before)
         if edge.current(directory) != version:
@@ -257,6 +238,40 @@ class Compose:
         self._reload(version)
         self._compose("up", "--detach", "--no-build", "--pull=never", "--remove-orphans")
         self._verify()
+
+    def _release_commands(self) -> None:
+        """Runs the release_command of every app that is new or has changed, in its new image, before it is switched to."""
+        ran = self._release_answers(self.good / "stack.yml")
+        now = self._release_answers(self.build / "stack.yml")
+        present = {c.service for c in self.containers()}
+        for plan in self.site.apps.values():
+            command = plan.app.release_command
+            if not command or (plan.name in present and ran.get(plan.name) == now[plan.name]):
+                continue
+            container = f"{self.project}-{plan.name}-release"
+            with say.step(f"{plan.name}: release_command"):
+                try:
+                    docker.run("rm", "--force", container)
+                    self._compose(
+                        "run", "--no-deps", "-T", "--name", container, plan.name, *command,
+                        timeout=plan.app.timeouts.release,
+                    )  # fmt: skip
+                except Failed as failure:
+                    raise Failed(f"{plan.name}: release_command: {failure}", self._tail(container)) from None
+                finally:
+                    docker.run("rm", "--force", container)
+
+    def _release_answers(self, stack: Path) -> dict[str, str]:
+        """Service -> what it answers to "which release is this?", in a rendered stack file."""
+        if not stack.is_file():
+            return {}
+        services = Source(stack, self.site.root).data.get("services", {})
+        return {
+            name: variable.partition("=")[2]
+            for name, service in services.items()
+            for variable in service.get("environment", [])
+            if variable.startswith("GATEHOUSE_RELEASE=")
+        }
 
     def _sweep(self) -> None:
         """An interrupted Compose leaves renamed containers that never ran; their names are in the way of the next one."""
@@ -267,16 +282,15 @@ class Compose:
     def _reload(self, version: str) -> None:
         if self._edge_version() == version:
             return
-        self._compose("exec", "-T", "edge", "nginx", *_nginx("current", "-s", "reload"))
+        self._compose("exec", "-T", "edge", "nginx", *edge.arguments("current", "-s", "reload"))
         self._until(
             lambda: self._edge_version() == version, 10, "the edge did not take its new configuration", ["edge"]
         )
         say.line(f"edge: reloaded with configuration {version}")
 
     def _edge_version(self) -> str:
-        probe = "exec 3<>/dev/tcp/127.0.0.1/8081; printf 'GET /version HTTP/1.0\\r\\n\\r\\n' >&3; tail -n 1 <&3"
         try:
-            return self._compose("exec", "-T", "edge", "bash", "-c", probe).strip()
+            return self._compose("exec", "-T", "edge", *edge.VERSION).strip()
         except Failed:
             return ""
 
@@ -337,19 +351,7 @@ class Compose:
         port = environment.https_port if secure else environment.http_port
         address = "127.0.0.1" if environment.bind == "0.0.0.0" else environment.bind
         host = plan.host or environment.domains[0]
-        try:
-            with socket.create_connection((address, port), timeout=5) as connection:
-                if secure:
-                    # The question is whether the chain answers, not whether this machine trusts the authority.
-                    trust = ssl.create_default_context()
-                    trust.check_hostname, trust.verify_mode = False, ssl.CERT_NONE
-                    connection = trust.wrap_socket(connection, server_hostname=host)
-                request = http.client.HTTPConnection(host)
-                request.sock = connection
-                request.request("GET", plan.health_url)
-                return str(request.getresponse().status)
-        except (OSError, http.client.HTTPException) as error:
-            return str(error) or type(error).__name__
+        return edge.ask(address, port, secure, host, plan.health_url)
 
     def _restore(self, ran_before: bool) -> None:
         """After a failed up: the last good state again, or nothing where there was none. Not to be interrupted."""
@@ -399,8 +401,8 @@ class Compose:
             str(self.build / "local.yml"),
         ]
 
-    def _compose(self, *arguments: str) -> str:
-        return docker.run(*self._files(), *arguments, undisturbed=self._undisturbed)
+    def _compose(self, *arguments: str, timeout: float | None = None) -> str:
+        return docker.run(*self._files(), *arguments, undisturbed=self._undisturbed, timeout=timeout)
 
     def _ids(self, all_states: bool) -> list[str]:
         return docker.run(
@@ -473,25 +475,6 @@ def down(root: Path, env: str, volumes_of: str | None = None) -> None:
             say.line(f"{project}: {found.count(project)} containers stopped and removed{data}")
         if not found and not volumes_of:
             say.line("nothing was running")
-
-
-def without_library_frames(log: list[str]) -> list[str]:
-    """A log whose tracebacks keep only frames of the app's own code: a crashing worker's reason otherwise scrolls away
-    behind forty lines of the gateway's."""
-    kept, inside = [], False
-    for line in log:
-        if re.match(r' +File ".*", line \d+', line):
-            inside = bool(re.match(r' +File "(/venv/|/usr/|<frozen)', line))
-        elif not line.startswith("    "):
-            inside = False
-        if not inside:
-            kept.append(line)
-    return kept
-
-
-def _nginx(release: str, *flags: str) -> list[str]:
-    """Nginx's arguments for one release of the edge's directory, as in compose/stack.yml.j2."""
-    return ["-e", "/dev/stderr", "-p", f"/etc/gatehouse/{release}/", "-c", "nginx.conf", *flags]
 
 
 def _label(inspected: dict[str, Any], name: str) -> str:

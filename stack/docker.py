@@ -47,21 +47,32 @@ def _answers(command: list[str]) -> bool:
     return True
 
 
-def run(*arguments: str, env: dict[str, str] | None = None, undisturbed: bool = False) -> str:
-    """Output of `docker arguments...`; Failed with its last lines when it exits non-zero.
+def run(
+    *arguments: str,
+    env: dict[str, str] | None = None,
+    undisturbed: bool = False,
+    stdin: str | None = None,
+    timeout: float | None = None,
+) -> str:
+    """Output of `docker arguments...`; Failed with its last lines when it exits non-zero or takes more than `timeout` s.
 
     undisturbed: out of reach of the terminal's Ctrl-C.
     """
-    done = subprocess.run(
-        [*client(), *arguments],
-        capture_output=True,
-        check=False,
-        env={**os.environ, **(env or {})},
-        start_new_session=undisturbed,
-    )
+    try:
+        done = subprocess.run(
+            [*client(), *arguments],
+            capture_output=True,
+            check=False,
+            env={**os.environ, **(env or {})},
+            start_new_session=undisturbed,
+            timeout=timeout,
+            input=None if stdin is None else stdin.encode(),
+        )
+    except subprocess.TimeoutExpired:
+        raise Failed(f"docker {arguments[0]} was not done after {timeout:g} s") from None
     if done.returncode:
         said = (done.stderr or done.stdout).decode(errors="replace")
-        verb = next((a for a in arguments if a in ("up", "down", "exec", "restart")), "")
+        verb = next((a for a in arguments if a in ("up", "down", "exec", "run", "restart")), "")
         raise Failed(f"docker {f'{arguments[0]} {verb}'.strip()} failed", _reason(said))
     return done.stdout.decode(errors="replace")
 

@@ -3,14 +3,18 @@
     .local/edge/releases/<hash>/{nginx.conf,site.conf,snippets/,pages/,tls/,version.conf}
     .local/edge/current -> releases/<hash>
 
-The container mounts the parent, so a new configuration never touches it.
+The container mounts the parent, so a new configuration never touches it. On this machine `make up` uses these functions,
+on a host the Ansible module gatehouse_edge does (ansible/module_utils/ links here): nothing but the standard library.
 """
 
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import shutil
+import socket
+import ssl
 from pathlib import Path
 
 KEEP = 5
@@ -55,3 +59,46 @@ def switch(edge: Path, version: str) -> None:
     by_age = sorted((edge / "releases").iterdir(), key=lambda p: p.stat().st_mtime, reverse=True)
     for old in by_age[KEEP:]:
         shutil.rmtree(old)
+
+
+def discard(edge: Path, version: str) -> None:
+    """Removes a release that was refused."""
+    shutil.rmtree(edge / "releases" / version, ignore_errors=True)
+
+
+def arguments(release: str, *flags: str) -> list[str]:
+    """Nginx's arguments for one release of the directory ("current", "releases/<hash>"), as in compose/stack.yml.j2."""
+    return ["-e", "/dev/stderr", "-p", f"/etc/gatehouse/{release}/", "-c", "nginx.conf", *flags]
+
+
+def test(edge: Path, version: str, image: str) -> list[str]:
+    """Arguments of `docker` with which the shipped Nginx tests a release: exit code 0, or its reasons."""
+    return [
+        "run", "--rm", "--network=none", "--read-only", "--tmpfs=/tmp", "--user=101:101", "--cap-drop=ALL",
+        "--volume", f"{edge}:/etc/gatehouse:ro", "--entrypoint=nginx", image, *arguments(f"releases/{version}", "-t"),
+    ]  # fmt: skip
+
+
+VERSION = [
+    "bash",
+    "-c",
+    "exec 3<>/dev/tcp/127.0.0.1/8081; printf 'GET /version HTTP/1.0\\r\\n\\r\\n' >&3; tail -n 1 <&3",
+]
+"""A command in the edge's container that prints the hash of the release that the running Nginx serves."""
+
+
+def ask(address: str, port: int, secure: bool, host: str, path: str) -> str:
+    """The status that `path` answers through the edge at address:port under the name `host`, or the reason why none came."""
+    try:
+        with socket.create_connection((address, port), timeout=5) as connection:
+            if secure:
+                # The question is whether the chain answers, not whether this machine trusts the authority.
+                trust = ssl.create_default_context()
+                trust.check_hostname, trust.verify_mode = False, ssl.CERT_NONE
+                connection = trust.wrap_socket(connection, server_hostname=host)
+            request = http.client.HTTPConnection(host)
+            request.sock = connection
+            request.request("GET", path)
+            return str(request.getresponse().status)
+    except (OSError, http.client.HTTPException) as error:
+        return str(error) or type(error).__name__

@@ -159,7 +159,9 @@ def nearest(word: str, known: list[str]) -> str:
     low = word.lower()
 
     def likeness(candidate: str) -> tuple[float, float]:
-        whole, start = (difflib.SequenceMatcher(None, low, c).ratio() for c in (candidate, candidate[: len(low)]))
+        whole, start = (
+            difflib.SequenceMatcher(None, low, c).ratio() for c in (candidate.lower(), candidate[: len(low)].lower())
+        )
         return max(whole, start), whole
 
     best = max(known, key=likeness, default="")

@@ -35,8 +35,10 @@ PULL_PATIENCE = 10.0
 # --- names ------------------------------------------------------------------------------------------------------------
 
 
-def name(plan: AppPlan) -> str:
+def name(plan: AppPlan, prefix: str | None = None) -> str:
     """Repository and tag of the app's image; the tag is a hash of everything the image is made from.
+
+    prefix: the environment's registry, in front of the app's name; None: gatehouse.
 
     The base image counts by name only: after pulling a newer one, `docker image rm` the app's to build on it.
     """
@@ -53,7 +55,7 @@ def name(plan: AppPlan) -> str:
             continue
         digest.update(f"{path.relative_to(folder)}\0{kind}\0".encode())
         digest.update(hashlib.sha256(content).digest())
-    return f"gatehouse/{plan.name}:{digest.hexdigest()[:12]}"
+    return f"{prefix or 'gatehouse'}/{plan.name}:{digest.hexdigest()[:12]}"
 
 
 def _arguments(plan: AppPlan) -> dict[str, str]:
@@ -78,13 +80,13 @@ def _content(folder: Path) -> Iterator[Path]:
 # --- building ---------------------------------------------------------------------------------------------------------
 
 
-def ensure(apps: list[AppPlan], bases: list[str]) -> list[str]:
+def ensure(apps: list[AppPlan], bases: list[str], prefix: str | None = None) -> list[str]:
     """Makes every image that is missing; returns those of apps that were built."""
-    missing = [plan for plan in apps if not exists(name(plan))]
+    missing = [plan for plan in apps if not exists(name(plan, prefix))]
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(base, [*bases, *([PYTHON_IMAGE] if missing else [])]))
-        list(pool.map(_build_app, missing))
-    return [name(plan) for plan in missing]
+        list(pool.map(lambda plan: _build_app(plan, name(plan, prefix)), missing))
+    return [name(plan, prefix) for plan in missing]
 
 
 def exists(image: str) -> bool:
@@ -156,7 +158,7 @@ def _pull(image: str) -> str | None:
     )
 
 
-def _build_app(plan: AppPlan) -> None:
+def _build_app(plan: AppPlan, image: str) -> None:
     with say.step(f"{plan.name}: building its image"):
         arguments = [part for key, value in _arguments(plan).items() for part in ("--build-arg", f"{key}={value}")]
         _build(
@@ -167,7 +169,7 @@ def _build_app(plan: AppPlan) -> None:
                 f"gateways={GATEWAYS}",
                 *arguments,
                 "--tag",
-                name(plan),
+                image,
                 str(plan.folder),
             ],
             f"apps/{plan.name}",

@@ -194,6 +194,7 @@ def _check_apps_together(
     routes: dict[tuple[str | None, str], str] = {}
     locations: dict[tuple[str | None, str], AppPlan] = {}
     services: dict[str, str] = {name: name for name in apps}
+    services |= {f"{name}-release": name for name, plan in apps.items() if plan.app.release_command}
     volumes: dict[str, str] = {}
     for plan in apps.values():
         source = layers[plan.name]
@@ -247,7 +248,9 @@ def _check_apps_together(
                 )
         for process in plan.app.processes:
             service = f"{plan.name}-{process}"
-            if services.setdefault(service, plan.name) != plan.name:
+            if services.setdefault(service, plan.name) != plan.name or (
+                process == "release" and plan.app.release_command
+            ):
                 problems.append(
                     source.problem(
                         ("processes", process),

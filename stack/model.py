@@ -33,6 +33,8 @@ HostName = Annotated[
 ]
 VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 ServiceName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
+LabelName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_.-]*$")]
+LabelValue = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 PackageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]+$")]
 Seconds = Annotated[float, Field(ge=0.001, le=86400)]
 WholeSeconds = Annotated[int, Field(ge=1, le=86400)]
@@ -88,6 +90,8 @@ class Timeouts(Strict):
     """s. A new container may take this long until its health path answers 200; more for apps that load models."""
     ping: Seconds = 20
     """s. Interval of WebSocket pings, where the gateway sends them; they keep a silent socket from timing out at Nginx."""
+    release: Seconds = 600
+    """s. `release_command` may take this long; then it is stopped and the release with it."""
 
 
 class Path(Strict):
@@ -149,6 +153,9 @@ class App(Strict):
 
     replicas: Annotated[int, Field(ge=1, le=100)] = 1
     """Containers of this app. More than one makes a crash invisible; usually set by the environment."""
+    placement: dict[LabelName, LabelValue] = {}
+    """Run only on hosts with these labels (`swarm_labels` in the inventory): `{disk: ssd}`. An app with `volumes` needs
+    one that a single host has, because a volume stays on its host. Means nothing on one machine."""
     cpus: Annotated[float, Field(gt=0, le=256)] = 1.0
     """CPUs each replica may use at most."""
     memory: Size = "512M"
@@ -176,6 +183,10 @@ class App(Strict):
     """Background processes beside the web app, from the same image: queue workers, schedulers."""
     egress: bool = True
     """May open connections to the outside. false: only the edge and the other apps are in reach."""
+    release_command: list[str] = []
+    """A program and its arguments that run once before a new version of the app gets requests, in its own image: database
+    migrations. If it fails, the old version goes on. The old version still runs meanwhile, and a rollback undoes nothing
+    that the command did, so let it only add what the old version does not mind."""
     contract: Literal["full", "health"] = "health"
     """What the test suite asks of it: the health path, or every route of the HTTP contract (docs/contract.md)."""
 
@@ -299,6 +310,14 @@ class Environment(Strict):
     """Published port of HTTPS."""
     tls: Tls = Tls()
     edge: Edge = Edge()
+    registry: (
+        Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]*(:[0-9]+)?(/[a-z0-9][a-z0-9._-]*)*$")] | None
+    ) = None
+    """Image registry that images go through (swarm only): `registry.example.com/team`. Not set: they go to the hosts over
+    SSH, and only the layers that a host lacks."""
+    encrypted: bool = False
+    """Encrypt the traffic between containers of different hosts (swarm only; IPsec). For hosts on a network that others
+    use, too; costs throughput, and needs ESP in every host's kernel."""
     apps: dict[ServiceName, dict[str, Any]] = {}
     """Per app, keys of its app.yml that differ here: `shop: {replicas: 3}`. Each replaces the whole value."""
 

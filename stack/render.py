@@ -26,6 +26,11 @@ NGINX_IMAGE = "nginx:1.30"
 """By tag, as all base images: a digest names one registry's build, and where no registry answers they are made here."""
 LISTEN = "0.0.0.0:8000"
 
+MONITOR = 15.0
+"""s. Swarm watches a new task this long (`monitor` in compose/stack.yml.j2) before it counts an update as completed."""
+BOOT = 30.0
+"""s. What a task may take besides its app's own start: scheduling, networks, the health check's retries."""
+
 
 @dataclass(frozen=True)
 class RenderedApp:
@@ -43,6 +48,14 @@ class RenderedApp:
     workers: int
     base: str
     """In front of its paths in a link: its prefix, and before that its own host where it has one."""
+    image_label: str
+    """Label of the hosts that have its image (swarm)."""
+    release: str
+    """What answers "which release is this?": changes with the code, the gateway's arguments and the variables."""
+
+    def secret_variable(self, name: str) -> str:
+        """See `secret_variable`."""
+        return secret_variable(self.name, name)
 
     @property
     def links(self) -> list[str]:
@@ -60,6 +73,11 @@ class RenderedApp:
         """Service name -> memory limit: of the web app itself, and of each background process."""
         beside = {f"{self.name}-{name}": process.memory for name, process in self.app.processes.items()}
         return {self.name: self.app.memory, **beside}
+
+
+def secret_variable(app: str, name: str) -> str:
+    """Variable that puts the name of a secret's present version into the stack file."""
+    return f"GATEHOUSE_SECRET_{app.replace('-', '__')}_{name}"
 
 
 def render(site: Site, secret_versions: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -82,6 +100,7 @@ def render(site: Site, secret_versions: Mapping[str, str] | None = None) -> dict
         "ordinary": model.Path(),
         "has_address": any(_is_address(domain) for domain in site.environment.domains),
         "secret_versions": secret_versions or {},
+        "edge_label": f"gatehouse.edge.{site.environment.name}",
     }
     files = {
         "stack.yml": _template("compose/stack.yml.j2", facts),
@@ -89,6 +108,11 @@ def render(site: Site, secret_versions: Mapping[str, str] | None = None) -> dict
     }
     if site.environment.engine == "compose":
         files["local.yml"] = _template("compose/local.yml.j2", facts)
+    else:
+        files["release.json"] = json.dumps(_release(site.environment, apps), indent=2) + "\n"
+        for app in apps:
+            if app.app.release_command:
+                files[f"jobs/{app.name}.yml"] = _template("compose/job.yml.j2", {**facts, "app": app})
     if site.environment.edge.index:
         files["nginx/pages/index.html"] = _template("nginx/pages/index.html.j2", facts, html=True)
     static = [
@@ -100,8 +124,43 @@ def render(site: Site, secret_versions: Mapping[str, str] | None = None) -> dict
     return dict(sorted(files.items()))
 
 
+def _release(environment: Environment, apps: list[RenderedApp]) -> dict[str, Any]:
+    """What a release has to know besides the stack file: release.json, read by ansible/roles/release."""
+    secure = environment.tls.certificate != "off" and environment.tls.redirect
+    services = {"edge": 40 + BOOT}
+    for app in apps:
+        t = app.app.timeouts
+        services[app.name] = app.app.replicas * (t.start + BOOT) + t.stop_grace
+        services |= {f"{app.name}-{name}": process.stop_grace + BOOT for name, process in app.app.processes.items()}
+    return {
+        "site": environment.name,
+        "registry": environment.registry,
+        "edge": {
+            "image": NGINX_IMAGE,
+            "label": f"gatehouse.edge.{environment.name}",
+            "secure": secure,
+            "port": environment.https_port if secure else environment.http_port,
+            "host": environment.domains[0],
+        },
+        # Service -> s that its update may take; the edge's is that of one host.
+        "services": {name: patience + MONITOR for name, patience in services.items()},
+        "apps": {
+            app.name: {
+                "image": app.image,
+                "label": app.image_label,
+                "release": app.release,
+                "host": app.host or environment.domains[0],
+                "health": app.prefix + app.app.health,
+                "job": app.app.timeouts.release if app.app.release_command else None,  # s
+                "secrets": {name: app.secret_variable(name) for name in app.app.secrets},
+            }
+            for app in apps
+        },
+    }
+
+
 def _app(plan: AppPlan, environment: Environment) -> RenderedApp:
-    image = images.name(plan)
+    image = images.name(plan, environment.registry)
     command = plan.gateway.command(plan.app, plan.sizing.workers, plan.prefix, LISTEN)
     variables = {
         "GATEHOUSE_APP": plan.name,
@@ -109,8 +168,8 @@ def _app(plan: AppPlan, environment: Environment) -> RenderedApp:
         **plan.app.env,
         **{f"{name}_FILE": f"/run/secrets/{name}" for name in plan.app.secrets},
     }
-    # What answers "which release is this?": changes with the code and with every setting of the app.
-    release = _digest(image, json.dumps(command), json.dumps(variables), plan.app.model_dump_json())
+    # Nothing that the edge or the scheduler alone acts on: a new limit or replica must not replace the containers.
+    release = _digest(image, *map(json.dumps, (command, variables, plan.app.release_command)))
     variables["GATEHOUSE_RELEASE"] = release
     return RenderedApp(
         plan.name,
@@ -124,6 +183,8 @@ def _app(plan: AppPlan, environment: Environment) -> RenderedApp:
         [f"{key}={value}" for key, value in variables.items()],
         plan.sizing.workers,
         (base_url(environment, plan.host) if plan.host else "") + plan.prefix,
+        f"gatehouse.image.{environment.name}.{plan.name}.{image.rpartition(':')[2]}",
+        release,
     )
 
 
