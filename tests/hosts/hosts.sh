@@ -2,7 +2,7 @@
 # Bare machines to provision and deploy to over SSH: Debian 12 with systemd, sshd, sudo and python3, without Docker and
 # with nothing of ours. What works on them works on real ones.
 #
-#   hosts.sh up N [ENV]    N fresh machines host1..hostN, and ansible/inventory/test for the environment ENV (production)
+#   hosts.sh up N [ENV]    N fresh machines host1..hostN, and ansible/inventory/test for the environment ENV (test)
 #   hosts.sh down          remove them, their volumes and their network
 #   hosts.sh stop HOST     as when the power fails
 #   hosts.sh start HOST    the power is back: it boots
@@ -87,8 +87,8 @@ up() {
     [ -e $keys/key ] || ssh-keygen -q -t ed25519 -N '' -C gatehouse-hosts -f $keys/key
     docker network create --subnet "$subnet.0/24" $network >/dev/null
     for n in $(seq "$1"); do make_machine "$n"; done
-    write_inventory "$1" "${2:-production}"
-    printf '%d bare machines, %s.11 and on: ssh -i %s/key admin@%s.11\nType: cd ansible && ansible-playbook -i inventory/test provision.yml\n' \
+    write_inventory "$1" "${2:-test}"
+    printf '%d bare machines, %s.11 and on: ssh -i %s/key admin@%s.11\nType: cd ansible && ansible-playbook -i inventory/test deploy.yml\n' \
         "$1" "$subnet" $keys "$subnet"
 }
 

@@ -198,8 +198,6 @@ def test_changed_daemon_settings_restart_one_engine_after_the_other(fleet: Fleet
     since = [fleet.host(n).check_output("stat -c %.3Y /run/docker.pid") for n in fleet.names]
     assert since == sorted(since)
     assert len(set(since)) == 3
-    run = fleet.play("provision.yml", *settings)
-    assert set(run.changed.values()) == {0}, run.output
     assert fleet.play("provision.yml").code == 0
 
 
