@@ -65,6 +65,15 @@ render: .venv/tools ## write build/ENV/ and start nothing
 reference: .venv/tools ## docs/settings.md and the editors' schemas
 	@$(STACK) reference
 
+LOCKS = $(if $(APP),apps/$(APP)/requirements.in,requirements/*.in compose/gateways/*/requirements.in apps/*/requirements.in)
+lock: .venv/tests ## requirements.txt with hashes, from .in   [APP=shop: its alone]
+	@for file in $(LOCKS); do \
+	    echo "  $$file"; \
+	    (cd "$$(dirname $$file)" && $(CURDIR)/.venv/bin/uv pip compile --quiet --universal --python-version 3.11 \
+	        --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate \
+	        "$$(basename $$file)" -o "$$(basename $${file%.in}).txt" $(LOCK)) || exit 1; \
+	done
+
 # --- on hosts                          [INVENTORY=inventory/test  ARGS='--tags release']
 
 deploy: .venv/deploy ## provision what is bare, and release what is written now
@@ -85,15 +94,6 @@ hosts-down: ## remove them
 test-hosts: .venv/deploy-tests ## provisioning and deploys, on such machines
 	@cd ansible && PATH="$(CURDIR)/.venv/bin:$$PATH" ansible-lint --offline
 	@.venv/bin/python -m pytest tests/hosts
-
-LOCKS = $(if $(APP),apps/$(APP)/requirements.in,requirements/*.in compose/gateways/*/requirements.in apps/*/requirements.in)
-lock: .venv/tests ## requirements.txt with hashes, from .in   [APP=shop: its alone]
-	@for file in $(LOCKS); do \
-	    echo "  $$file"; \
-	    (cd "$$(dirname $$file)" && $(CURDIR)/.venv/bin/uv pip compile --quiet --universal --python-version 3.11 \
-	        --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate \
-	        "$$(basename $$file)" -o "$$(basename $${file%.in}).txt" $(LOCK)) || exit 1; \
-	done
 
 .venv/tools: requirements/tools.txt
 	@PYTHON=$(PYTHON) stack/bootstrap.sh venv .venv requirements/tools.txt && touch $@

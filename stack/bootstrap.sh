@@ -82,6 +82,7 @@ venv() {
 # --- docker ---------------------------------------------------------------------------------------------------------
 
 answers() { docker info >/dev/null 2>&1 || sudo -n docker info >/dev/null 2>&1; }
+recent() { [ "$(docker version --format '{{.Server.Version}}' 2>/dev/null | cut -d. -f1)" -ge 25 ] 2>/dev/null; }
 compose() { docker compose version >/dev/null 2>&1; }
 
 install_docker() {
@@ -141,7 +142,8 @@ docker_engine() {
         need_root "installing a Docker engine"
         before=""; if answers; then before=yes; fi
         install_docker
-        [ -z "$before" ] || die "Docker is upgraded, but the daemon of before still runs. Restart it (this stops the containers it runs), then type make again"
+        # Where only Compose or buildx was missing, the engine is what it was.
+        [ -z "$before" ] || recent || die "Docker is upgraded, but the daemon of before still runs. Restart it (this stops the containers it runs), then type make again"
     fi
     answers || start_docker
     compose || die "docker compose (v2) is missing even after the installation: check 'docker info' for its plugins"

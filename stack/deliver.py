@@ -48,7 +48,7 @@ def without(source: IO[bytes], target: IO[bytes], digests: set[str]) -> None:
     """Copies an archive of `docker save`, less the blobs with these digests.
 
     Engines since 25 name a layer's blob by its digest; in an older one's archive nothing matches and all of it is copied.
-    `docker load` (with the default image store, not containerd's) looks only for the blobs of layers it does not have.
+    `docker load` opens only the blobs of layers it does not have (26.1: with its own image store and with containerd's).
     """
     names = {digest.removeprefix("sha256:") for digest in digests}
     with tarfile.open(fileobj=source, mode="r|") as old, tarfile.open(fileobj=target, mode="w|") as new:
@@ -60,7 +60,7 @@ def without(source: IO[bytes], target: IO[bytes], digests: set[str]) -> None:
 def pack(missing: list[str], there: Mapping[str, list[str]], folder: Path, whole: bool = False) -> Path:
     """An archive for `docker load` on a host that has the images `there` and not `missing`; made once for all hosts alike.
 
-    whole: with every layer, for engines that do not find the layers they have.
+    whole: with every layer, for an engine that refuses the other.
     """
     ours = images_and_layers(docker.run("image", "inspect", *sorted(missing), "--format", FORMAT).splitlines())
     chains = [ours[image] for image in missing]

@@ -42,7 +42,7 @@ make_machine() {
     host=host$1
     docker run --detach --name "$(machine "$host")" --hostname "$host" --label gatehouse.hosts --restart no \
         --privileged --cgroupns private --network $network --ip "$subnet.$((10 + $1))" \
-        --tmpfs /run --tmpfs /tmp:exec --volume "gatehouse-$host:/var/lib/docker" \
+        --tmpfs /run --tmpfs /tmp:exec --volume "gatehouse-$host:/var/lib/docker" --volume "gatehouse-$host-containerd:/var/lib/containerd" \
         --stop-signal SIGRTMIN+3 $image /lib/systemd/systemd >/dev/null
     booted "$host"
     tar -C /usr/local/share/ca-certificates -c . 2>/dev/null | inside "$host" tar -C /usr/local/share/ca-certificates -x
@@ -95,7 +95,7 @@ up() {
 down() {
     # shellcheck disable=SC2046  # one word a machine
     [ -z "$(machines)" ] || docker rm --force $(machines) >/dev/null
-    docker volume ls --quiet --filter name='^gatehouse-host[1-9]$' | xargs -r docker volume rm >/dev/null
+    docker volume ls --quiet --filter name='^gatehouse-host[1-9](-containerd)?$' | xargs -r docker volume rm >/dev/null
     docker network rm $network >/dev/null 2>&1 || true
     rm -rf $inventory $keys/known_hosts
 }
