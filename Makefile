@@ -93,7 +93,7 @@ hosts-down: ## remove them
 
 test-hosts: .venv/deploy-tests ## provisioning and deploys, on such machines
 	@cd ansible && PATH="$(CURDIR)/.venv/bin:$$PATH" ansible-lint --offline
-	@.venv/bin/python -m pytest tests/hosts
+	@.venv/bin/python -m pytest $(or $(T),tests/hosts)
 
 .venv/tools: requirements/tools.txt
 	@PYTHON=$(PYTHON) stack/bootstrap.sh venv .venv requirements/tools.txt && touch $@

@@ -22,6 +22,7 @@ ARGUMENTS: dict[str, Any] = {
     "version": {},
     # ask: every app's health path, through this host's edge.
     "plan": {"type": "dict"},
+    "skip": {"type": "list", "elements": "str", "default": []},  # apps that did not run before, either
     "patience": {"type": "float", "default": 15.0},  # s
 }
 
@@ -67,13 +68,14 @@ def switch(root: Path, site: str, version: str) -> dict[str, Any]:
     return {"changed": before != version}
 
 
-def ask(plan: dict[str, Any], patience: float) -> dict[str, Any]:
+def ask(plan: dict[str, Any], skip: list[str], patience: float) -> dict[str, Any]:
     """Until every app's health path answers 200 through this edge."""
     way, end = plan["edge"], time.monotonic() + patience
     while True:
         answers = {
             name: edge.ask("127.0.0.1", way["port"], way["secure"], app["host"], app["health"])
             for name, app in plan["apps"].items()
+            if name not in skip
         }
         bad = {name: answer for name, answer in answers.items() if answer != "200"}
         if not bad:
@@ -114,7 +116,7 @@ def main() -> None:
             case "switch":
                 result = switch(root, given["site"], given["version"])
             case _:
-                result = ask(given["plan"], given["patience"])
+                result = ask(given["plan"], given["skip"], given["patience"])
     except Refused as refused:
         module.fail_json(msg=str(refused))
     module.exit_json(**result)

@@ -160,19 +160,22 @@ def jobs(engine: Engine, given: dict[str, Any], lock: Lock) -> dict[str, Any]:
 
 
 def apply(engine: Engine, given: dict[str, Any], lock: Lock) -> dict[str, Any]:
-    """Gives the Swarm the services as they are to be."""
+    """Gives the Swarm the services as they are to be. `troubled`: those that did not run before, and that this release
+    does not change; an app without its database must not keep another one from being mended."""
     lock.renew()
+    before = swarm.judged(engine, given["site"])
     if given["files"]:
         done = swarm.apply(engine, given["site"], given["files"], given["secrets"])
     else:  # there is nothing to go back to
         done = dict.fromkeys(swarm.remove(engine, given["site"], list(engine.services(given["site"]))), True)
     changed = sorted(name for name, differs in done.items() if differs)
-    return {"services": changed, "changed": bool(changed)}
+    troubled = {n: said for n, (state, said) in before.items() if state != "done" and n not in [*changed, "edge"]}
+    return {"services": changed, "troubled": troubled, "changed": bool(changed)}
 
 
 def wait(engine: Engine, given: dict[str, Any], lock: Lock) -> dict[str, Any]:
     """Until one service runs as it is written, or the first of them all will not."""
-    said = swarm.wait(engine, given["site"], given["service"], given["patience"], lock, given["watch"])
+    said = swarm.wait(engine, given["site"], given["apps"], given["service"], given["patience"], lock, given["watch"])
     return {"msg": said, "changed": False}
 
 

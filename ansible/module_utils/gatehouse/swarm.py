@@ -393,22 +393,27 @@ def _wanted(service: dict[str, Any], nodes: list[Any]) -> int:
     )
 
 
-def wait(engine: Engine, site: str, name: str, patience: float, lock: Lock, watch: bool) -> str:
-    """Until one service runs as it is written, or all of them where `name` is none; Failed as soon as any service of the
-    release will not."""
+def judged(engine: Engine, site: str, watch: bool = True) -> dict[str, tuple[str, str]]:
+    """Service -> what `judge` says of it; jobs have no such state."""
+    nodes = engine.nodes()
+    return {
+        name: judge(service, engine.tasks(service["ID"]), nodes, watch)
+        for name, service in engine.services(site).items()
+        if "Job" not in str(service["Spec"]["Mode"])
+    }
+
+
+def wait(engine: Engine, site: str, wanted: list[str], name: str, patience: float, lock: Lock, watch: bool) -> str:
+    """Until one of the wanted services runs as it is written, or all of them where `name` is none of them; Failed as soon
+    as any of them will not."""
     end = time.monotonic() + patience
     while True:
-        nodes = engine.nodes()
-        services = engine.services(site)
-        judged = {
-            n: judge(s, engine.tasks(s["ID"]), nodes, watch)
-            for n, s in services.items()
-            if "Job" not in str(s["Spec"]["Mode"])
-        }
-        broken = {n: sentence for n, (state, sentence) in judged.items() if state == "failed"}
+        found = judged(engine, site, watch)
+        found = {n: found.get(n, ("going", "it is not there")) for n in wanted}
+        broken = {n: sentence for n, (state, sentence) in found.items() if state == "failed"}
         if broken:
             raise Failed("\n".join(f"{n}: {sentence}" for n, sentence in sorted(broken.items())), sorted(broken))
-        asked = {name: judged[name]} if name in judged else judged
+        asked = {name: found[name]} if name in found else found
         late = {n: sentence for n, (state, sentence) in asked.items() if state != "done"}
         if not late:
             return ", ".join(f"{n}: {sentence}" for n, (_, sentence) in sorted(asked.items()))
