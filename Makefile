@@ -11,7 +11,7 @@ STACK  := .venv/bin/python -m stack
 export GATEHOUSE_ENV := $(ENV)
 
 .DEFAULT_GOAL := help
-.PHONY: help up down ps logs restart shell show secret load load-headless bench test check render reference lock deploy rollback releases hosts-up hosts-down test-hosts
+.PHONY: help up down ps logs restart shell show secret load load-headless bench test check render reference lock deploy proof rollback releases hosts-up hosts-down test-hosts
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2} /^# ---/ {print "\n" substr($$0, 7)}' Makefile
@@ -78,6 +78,9 @@ lock: .venv/tests ## requirements.txt with hashes, from .in   [APP=shop: its alo
 
 deploy: .venv/deploy ## provision what is bare, and release what is written now
 	@$(PLAY) deploy.yml $(ARGS)
+
+proof: .venv/deploy .venv/tests ## a release under load: no request may fail   [ARGS='--rate 120']
+	@.venv/bin/python -m loadtests.proof_fleet ansible/$(or $(INVENTORY),inventory/production) $(ARGS)
 
 rollback: .venv/deploy ## to the good release before       [RELEASE=20261125-063501-1a2b3c4d]
 	@$(PLAY) rollback.yml $(if $(RELEASE),-e release=$(RELEASE)) $(ARGS)

@@ -135,6 +135,28 @@ def test_a_host_that_is_up_is_not_left_out_in_silence() -> None:
     assert swarm.left_out(nodes, ["a", "d"]) == []
 
 
+def checked(*answers: str) -> dict[str, Any]:
+    return {"Health": {"Log": [{"ExitCode": 1, "Output": f"{answer}\n"} for answer in answers]}}
+
+
+@pytest.mark.parametrize(
+    ("state", "sentence"),
+    [
+        ({"Status": "running"}, ""),
+        ({"Status": "created"}, ""),
+        ({"Status": "exited"}, "exit code 3"),
+        ({"Status": "exited", "OOMKilled": True}, "exit code 3, out of memory (app.yml: memory)"),
+        ({"Status": "running", **checked("503", "500")}, "running; its health path answers 500 (app.yml: health)"),
+        (
+            {"Status": "exited", **checked("bash: connect: refused")},
+            "exit code 3; its health path does not answer (app.yml: health)",
+        ),
+    ],
+)
+def test_a_container_says_what_is_wrong_with_it(state: dict[str, Any], sentence: str) -> None:
+    assert swarm.failure({"ExitCode": 3, "OOMKilled": False, **state}) == sentence
+
+
 def record(number: int, content: str, result: str = "good", of: str = "") -> Any:
     labels = {"gatehouse.result": result} | ({"gatehouse.of": of} if of else {})
     return swarm.Record(f"20261125-06000{number}-{content}", content, labels)

@@ -567,8 +567,8 @@ def failure(state: dict[str, Any]) -> str:
     """A sentence when a container in this state is no good. Pure."""
     checks = (state.get("Health") or {}).get("Log") or []
     answers = [check["Output"].strip() for check in checks if check["ExitCode"]]
-    if state["Status"] == "running" and not answers:
-        return ""
+    if state["Status"] == "created" or (state["Status"] == "running" and not answers):
+        return ""  # it has not failed, or has nothing to say of it yet
     sentence = f"exit code {state['ExitCode']}" if state["Status"] == "exited" else state["Status"]
     if state["OOMKilled"]:
         sentence += ", out of memory (app.yml: memory)"
