@@ -8,6 +8,7 @@ from pathlib import Path
 
 import trustme
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from stack.errors import Failed
 from stack.load import Site
@@ -36,7 +37,26 @@ def of(site: Site) -> tuple[bytes, bytes] | None:
             pair.append((site.root / source).read_bytes())
         except OSError as error:
             raise Failed(f"environments/{site.env}.yml: tls: {source} cannot be read: {error.strerror}") from None
+    names = [*site.environment.domains, *sorted({p.host for p in site.apps.values() if p.host})]
+    if reason := unfit(pair[0], pair[1], names):
+        raise Failed(f"environments/{site.env}.yml: tls: {tls.certificate} {reason}")
     return pair[0], pair[1]
+
+
+def unfit(certificate: bytes, key: bytes, names: list[str]) -> str | None:
+    """What is wrong with a certificate and its key, as the end of a sentence; None when they serve for these names."""
+    try:
+        first = x509.load_pem_x509_certificates(certificate)[0]
+        private = load_pem_private_key(key, password=None)
+    except (ValueError, TypeError) as error:
+        return f"or its key is no PEM file without a password ({error})"
+    if private.public_key() != first.public_key():
+        return "is not the certificate of the key beside it"
+    if first.not_valid_after_utc < datetime.datetime.now(datetime.UTC):
+        return f"ended on {first.not_valid_after_utc:%Y-%m-%d}"
+    covered = _names(first)
+    missing = [n for n in names if not {_canonical(n), "*." + n.partition(".")[2]} & covered]
+    return f"is not for {', '.join(missing)}, but for {', '.join(sorted(covered))}" if missing else None
 
 
 def local(folder: Path, names: list[str]) -> tuple[bytes, bytes]:
@@ -64,9 +84,15 @@ def local(folder: Path, names: list[str]) -> tuple[bytes, bytes]:
 def _fits(pem: bytes, names: list[str]) -> bool:
     certificate = x509.load_pem_x509_certificate(pem)
     left = certificate.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
-    san = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    covered = {*san.get_values_for_type(x509.DNSName), *map(str, san.get_values_for_type(x509.IPAddress))}
-    return covered == {_canonical(n) for n in names} and left > RENEW_BEFORE
+    return _names(certificate) == {_canonical(n) for n in names} and left > RENEW_BEFORE
+
+
+def _names(certificate: x509.Certificate) -> set[str]:
+    try:
+        san = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return set()
+    return {*san.get_values_for_type(x509.DNSName), *map(str, san.get_values_for_type(x509.IPAddress))}
 
 
 def _canonical(name: str) -> str:

@@ -21,7 +21,7 @@ from rich.table import Column, Table
 from stack import certs, compose, deliver, docker, docs, images, secret_values
 from stack.compose import Compose
 from stack.errors import Failed
-from stack.load import SiteError, base_url, load_site
+from stack.load import SiteError, base_url, load_site, unplaced
 from stack.render import NGINX_IMAGE, render, write
 from stack.say import console, errors, say
 from stack.source import Problem
@@ -215,7 +215,7 @@ def render_files(root: Root = HERE, env: Env = "local") -> None:
 def bundle(root: Root = HERE, env: Env = "production") -> None:
     """Write build/<env>/ and print as JSON what ansible/ deploys.
 
-    Reads JSON from standard input: app -> name of a secret -> its value, and checks it. Prints `files` (path -> text of
+    Reads JSON from standard input, and checks it: `secrets` (app -> name -> value), `hosts` (name -> its labels). Prints `files` (path -> text of
     build/<env>/), `secrets` (variable of the stack file -> name of the Swarm secret, which changes with its value) and
     `tls` (path in the edge's directory -> PEM).
     """
@@ -224,9 +224,12 @@ def bundle(root: Root = HERE, env: Env = "production") -> None:
         raise Failed(
             f"environments/{env}.yml runs on this machine (engine: compose). Type: make up ENV={env}, or deploy another environment"
         )
-    values: Any = json.load(sys.stdin)
-    if problems := secret_values.problems(site, values):
-        raise SiteError([Problem("gatehouse_secrets", key, sentence) for key, sentence in problems])
+    given: Any = json.load(sys.stdin)
+    values = given["secrets"]
+    problems = [Problem("gatehouse_secrets", key, sentence) for key, sentence in secret_values.problems(site, values)]
+    problems += [Problem(f"apps/{app}/app.yml", "volumes", said) for app, said in unplaced(site, given["hosts"])]
+    if problems:
+        raise SiteError(problems)
     files, pair = render(site), certs.of(site)
     with compose.alone(site.root):
         write(files, site.root / "build" / env)
@@ -259,7 +262,7 @@ def deliver_images(root: Root = HERE, env: Env = "production") -> None:
             )
             images.remember(site.root / ".local/built", built)
             images.prune(site.root / ".local/built")
-        if registry and (pushed := sorted(needed - {NGINX_IMAGE})):
+        if registry and not asked.get("whole") and (pushed := sorted(needed - {NGINX_IMAGE})):
             deliver.push(pushed, asked.get("user"), asked.get("password"))
         folder = site.root / ".local/deliver"
         for host, lacking in missing.items():

@@ -89,17 +89,11 @@ def pack(missing: list[str], there: Mapping[str, list[str]], folder: Path, whole
 def push(images: list[str], user: str | None, password: str | None) -> None:
     """Pushes images to the registry that their names begin with; the credentials are kept nowhere."""
     with tempfile.TemporaryDirectory() as config:
+        # Without a user, this machine's own login counts.
+        own = ["--config", config] if user else []
         if user:
-            docker.run(
-                "--config",
-                config,
-                "login",
-                "--username",
-                user,
-                "--password-stdin",
-                images[0].rpartition("/")[0],
-                stdin=password or "",
-            )
+            registry = images[0].partition("/")[0]
+            docker.run(*own, "login", "--username", user, "--password-stdin", registry, stdin=password or "")
         for image in images:
             with say.step(f"{image}: pushing"):
-                docker.run("--config", config, "push", "--quiet", image)
+                docker.run(*own, "push", "--quiet", image)

@@ -50,7 +50,10 @@ def current(edge: Path) -> str | None:
 
 
 def switch(edge: Path, version: str) -> None:
-    """Points `current` at a release, atomically, and removes the oldest ones."""
+    """Points `current` at a release, atomically, and removes the oldest ones, but never the one it pointed to before."""
+    if not (edge / "releases" / version).is_dir():
+        raise FileNotFoundError(f"{edge} has no release {version} any more")
+    previous = current(edge)
     link = edge / ".current"
     link.unlink(missing_ok=True)
     link.symlink_to(Path("releases") / version)
@@ -58,7 +61,8 @@ def switch(edge: Path, version: str) -> None:
     os.utime(edge / "releases" / version)
     by_age = sorted((edge / "releases").iterdir(), key=lambda p: p.stat().st_mtime, reverse=True)
     for old in by_age[KEEP:]:
-        shutil.rmtree(old)
+        if old.name != previous:
+            shutil.rmtree(old)
 
 
 def discard(edge: Path, version: str) -> None:
@@ -74,7 +78,7 @@ def arguments(release: str, *flags: str) -> list[str]:
 def test(edge: Path, version: str, image: str) -> list[str]:
     """Arguments of `docker` with which the shipped Nginx tests a release: exit code 0, or its reasons."""
     return [
-        "run", "--rm", "--network=none", "--read-only", "--tmpfs=/tmp", "--user=101:101", "--cap-drop=ALL",
+        "run", "--rm", "--pull=never", "--network=none", "--read-only", "--tmpfs=/tmp", "--user=101:101", "--cap-drop=ALL",
         "--volume", f"{edge}:/etc/gatehouse:ro", "--entrypoint=nginx", image, *arguments(f"releases/{version}", "-t"),
     ]  # fmt: skip
 

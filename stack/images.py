@@ -275,7 +275,7 @@ def prune(built: Path, keep: int = 3) -> None:
     """
     known = built.read_text().split() if built.exists() else []
     for image in known[:]:
-        same_app = [other for other in known if other.split(":")[0] == image.split(":")[0]]
+        same_app = [other for other in known if other.rpartition(":")[0] == image.rpartition(":")[0]]
         if image not in same_app[-keep:] and docker.succeeds("image", "rm", image):
             known.remove(image)
     built.write_text("".join(f"{image}\n" for image in known))

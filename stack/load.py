@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -188,13 +188,40 @@ def _unfit_name(name: str) -> str | None:
     return None
 
 
+def unplaced(site: Site, hosts: dict[str, dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """(app, sentence) for each app with a volume, which stays on its host, that more or fewer than one host may run.
+
+    hosts: name -> labels.
+    """
+    for plan in site.apps.values():
+        wanted = plan.app.placement.items()
+        fitting = [name for name, labels in hosts.items() if all(str(labels.get(k)) == v for k, v in wanted)]
+        if plan.app.volumes and len(fitting) != 1:
+            where = (
+                f"may run on any of {', '.join(fitting)}: its data would be on some and not on others"
+                if fitting
+                else ("may run on no host: none has the labels of its placement")
+            )
+            yield (
+                plan.name,
+                f"a volume stays on its host, and this app {where}. Give one host a label (swarm_labels in the inventory) and the app its `placement`",
+            )
+
+
 def _check_apps_together(
     environment: Environment, apps: dict[str, AppPlan], layers: dict[str, Layers], problems: list[Problem]
 ) -> None:
     routes: dict[tuple[str | None, str], str] = {}
     locations: dict[tuple[str | None, str], AppPlan] = {}
     services: dict[str, str] = {name: name for name in apps}
-    services |= {f"{name}-release": name for name, plan in apps.items() if plan.app.release_command}
+    for name, plan in apps.items():
+        if plan.app.release_command and services.setdefault(f"{name}-release", name) != name:
+            problems.append(
+                layers[name].problem(
+                    ("release_command",),
+                    f"its job would be called {name}-release, which is already an app. Rename that",
+                )
+            )
     volumes: dict[str, str] = {}
     for plan in apps.values():
         source = layers[plan.name]

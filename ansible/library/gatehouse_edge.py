@@ -117,7 +117,7 @@ def main() -> None:
                 result = switch(root, given["site"], given["version"])
             case _:
                 result = ask(given["plan"], given["skip"], given["patience"])
-    except Refused as refused:
+    except (Refused, OSError) as refused:
         module.fail_json(msg=str(refused))
     module.exit_json(**result)
 

@@ -13,7 +13,7 @@ from ansible.module_utils.gatehouse.swarm import Engine, Failed, Lock
 
 ARGUMENTS: dict[str, Any] = {
     "step": {
-        "choices": ["find", "history", "begin", "secrets", "label", "jobs", "apply", "wait", "end", "why"],
+        "choices": ["find", "history", "begin", "secrets", "label", "jobs", "apply", "hold", "wait", "end", "why"],
         "required": True,
     },
     "site": {"required": True},
@@ -64,7 +64,18 @@ def line(release: dict[str, Any]) -> str:
 
 def begin(engine: Engine, given: dict[str, Any], lock: Lock) -> dict[str, Any]:
     """Takes the lock and writes down that a release begins, unless it is what the fleet should be running already."""
-    check = given["_check"]
+    if given["_check"]:
+        return _begin(engine, given)
+    lock.take(given["facts"]["by"])
+    try:
+        return _begin(engine, given)
+    except Exception:
+        lock.release()
+        raise
+
+
+def _begin(engine: Engine, given: dict[str, Any]) -> dict[str, Any]:
+    # What is read here must not change any more, so the lock comes first.
     records = swarm.history(engine, given["site"])
     here = swarm.current(records)
     files, secrets = given["files"], given["secrets"]
@@ -73,19 +84,19 @@ def begin(engine: Engine, given: dict[str, Any], lock: Lock) -> dict[str, Any]:
         raise Failed(
             f"{', '.join(left)} would keep the old release, because --limit leaves it out. A new release goes to every host that is up; --limit is for hosts that are down (the Swarm notices within half a minute), and for bringing one up to date"
         )
-    if not check:
-        lock.take(given["facts"]["by"])
     served = swarm.releases_served(engine, given["site"])
     plan = swarm.Record("", "", {}, files, secrets).plan
+    # Never on the way back: an older migration knows nothing of what a newer one did.
+    forward = given["facts"]["action"] == "deploy"
     result = {
         "changed": new,
         "new": new,
         "release": here.id if here and not new else "",
         "previous": {"release": here.id, "files": here.files, "secrets": here.secrets} if here else {},
-        "jobs": [name for name, app in plan["apps"].items() if app["job"] and served.get(name) != app["release"]],
+        "jobs": [n for n, app in plan["apps"].items() if forward and app["job"] and served.get(n) != app["release"]],
         "diff": differences(here.files if here else {}, files),
     }
-    if check:
+    if given["_check"]:
         return result
     for unfinished in records:
         if unfinished.result == "started":
@@ -163,14 +174,20 @@ def apply(engine: Engine, given: dict[str, Any], lock: Lock) -> dict[str, Any]:
     """Gives the Swarm the services as they are to be. `troubled`: those that did not run before, and that this release
     does not change; an app without its database must not keep another one from being mended."""
     lock.renew()
-    before = swarm.judged(engine, given["site"])
+    before = swarm.troubled(engine, given["site"])
     if given["files"]:
         done = swarm.apply(engine, given["site"], given["files"], given["secrets"])
     else:  # there is nothing to go back to
         done = dict.fromkeys(swarm.remove(engine, given["site"], list(engine.services(given["site"]))), True)
     changed = sorted(name for name, differs in done.items() if differs)
-    troubled = {n: said for n, (state, said) in before.items() if state != "done" and n not in [*changed, "edge"]}
+    troubled = {name: said for name, said in before.items() if name not in changed}
     return {"services": changed, "troubled": troubled, "changed": bool(changed)}
+
+
+def hold(engine: Engine, given: dict[str, Any], lock: Lock) -> dict[str, Any]:
+    """Makes sure that this run still has the lock, before hosts are touched."""
+    lock.renew()
+    return {"changed": False}
 
 
 def wait(engine: Engine, given: dict[str, Any], lock: Lock) -> dict[str, Any]:
@@ -189,7 +206,10 @@ def end(engine: Engine, given: dict[str, Any], lock: Lock) -> dict[str, Any]:
     if given["release"] and given["result"]:
         swarm.close(engine, site, given["release"], given["result"], given["reason"])
     if given["result"] == "good":
-        gone = swarm.prune(engine, site)
+        try:
+            gone = swarm.prune(engine, site)
+        except (swarm.ApiError, Failed):  # the next release tidies up; this one is good
+            gone = {}
     lock.release()
     return {"removed": removed, "gone": gone, "changed": bool(removed)}
 
@@ -201,7 +221,7 @@ def why(engine: Engine, given: dict[str, Any], lock: Lock) -> dict[str, Any]:
     return {"lines": swarm.why(engine, given["site"], given["apps"], releases), "changed": False}
 
 
-STEPS = {step.__name__: step for step in (find, history, begin, secrets, label, jobs, apply, wait, end, why)}
+STEPS = {step.__name__: step for step in (find, history, begin, secrets, label, jobs, apply, hold, wait, end, why)}
 
 
 def main() -> None:

@@ -288,15 +288,6 @@ def test_a_load_that_ends_before_the_command(run: Run) -> None:
     assert "Raise --at-most" in run.facts["verdict"]
 
 
-def test_a_generator_that_is_late(run: Run) -> None:
-    process = run.start("--app", "/app=wsgi", command="sleep 1")
-    process.send_signal(signal.SIGSTOP)
-    time.sleep(0.7)
-    process.send_signal(signal.SIGCONT)
-    assert process.wait(10) == 3
-    assert run.facts["generator"]["verdict"] == "INVALID"
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted(run: Run, number: signal.Signals) -> None:
     """The load stops, the command is told, what is known is written."""

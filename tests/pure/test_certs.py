@@ -86,3 +86,29 @@ def verify(pem: bytes, authority: Path, name: str) -> None:
         with suppress(ssl.SSLWantReadError):
             side.do_handshake()
     assert here.getpeercert()
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (["localhost", "127.0.0.1"], None),
+        (["a.wild.example.com"], None),
+        (["wild.example.com"], "is not for wild.example.com, but for"),
+        (["other.example.com"], "is not for other.example.com, but for"),
+    ],
+)
+def test_a_certificate_of_ones_own_has_to_be_for_the_sites_names(
+    tmp_path: Path, names: list[str], reason: str | None
+) -> None:
+    pem, key = certs.local(tmp_path, [*NAMES, "*.wild.example.com"])
+    said = certs.unfit(pem, key, names)
+    assert said is None if reason is None else reason in str(said)
+
+
+def test_a_certificate_that_cannot_serve_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pem, key = certs.local(tmp_path / "one", NAMES)
+    _, other = certs.local(tmp_path / "two", NAMES)
+    assert certs.unfit(pem, other, NAMES) == "is not the certificate of the key beside it"
+    assert "is no PEM file" in str(certs.unfit(b"\x30\x82", key, NAMES))
+    monkeypatch.setattr(certs, "LIFETIME", datetime.timedelta(days=-1))
+    assert "ended on" in str(certs.unfit(*certs.local(tmp_path / "three", NAMES), NAMES))

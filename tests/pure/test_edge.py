@@ -112,3 +112,14 @@ def test_the_five_newest_releases_stay_and_the_current_one_is_among_them(tmp_pat
         os.utime(tmp_path / "releases" / version, (1000 - age, 1000 - age))
     edge.switch(tmp_path, versions[0])
     assert {path.name for path in (tmp_path / "releases").iterdir()} == {versions[0], *versions[4:]}
+
+
+def test_the_release_to_go_back_to_stays_and_one_that_is_gone_is_not_switched_to(tmp_path: Path) -> None:
+    versions = [edge.publish(tmp_path, {**FILES, "site.conf": str(number).encode()}) for number in range(8)]
+    edge.switch(tmp_path, versions[0])
+    os.utime(tmp_path / "releases" / versions[0], (1, 1))
+    edge.switch(tmp_path, versions[7])
+    assert (tmp_path / "releases" / versions[0]).is_dir()
+    with pytest.raises(FileNotFoundError):
+        edge.switch(tmp_path, "0123456789ab")
+    assert edge.current(tmp_path) == versions[7]

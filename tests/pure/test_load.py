@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from stack.cli import cli
+from stack.load import unplaced
 from stack.model import App, Environment, Process, Timeouts
 from stack.model import Path as UrlBehaviour
 from tests.conftest import new_checkout
@@ -556,3 +557,26 @@ def test_a_good_site_passes(draft: Draft) -> None:
     done = CliRunner().invoke(cli, ["check", "--root", str(draft.root)])
     assert (done.exit_code, done.stderr) == (0, "")
     assert "no problem found" in done.stdout
+
+
+def test_a_release_commands_job_has_a_name_of_its_own(draft: Draft) -> None:
+    draft.app(WSGI + "release_command: [python, migrate.py]\n")
+    draft.app(name="shop-release")
+    assert any("its job would be called shop-release, which is already an app" in said for said in draft.problems())
+
+
+@pytest.mark.parametrize(
+    ("placement", "sentence"),
+    [
+        ("", "may run on any of a, b"),
+        ("placement: {disk: ssd}\n", None),
+        ("placement: {rack: one}\n", "may run on any of a, b"),
+        ("placement: {disk: tape}\n", "may run on no host"),
+    ],
+)
+def test_an_app_with_a_volume_belongs_to_one_host(draft: Draft, placement: str, sentence: str | None) -> None:
+    draft.app(WSGI + "volumes: {media: /media}\n" + placement)
+    hosts = {"a": {"rack": "one", "disk": "ssd"}, "b": {"rack": "one"}}
+    found = list(unplaced(draft.load(), hosts))
+    assert [sentence in said for _, said in found] == [True] if sentence else found == []
+    assert list(unplaced(draft.load(), {"a": {}})) == [] or placement

@@ -257,10 +257,10 @@ def history(engine: Engine, site: str) -> list[Record]:
     for config in engine.configs("gatehouse.release", f"gatehouse.site={site}"):
         labels = config["Spec"]["Labels"]
         data = json.loads(zlib.decompress(base64.b64decode(config["Spec"]["Data"])))
-        found.append(
-            Record(labels["gatehouse.release"], labels["gatehouse.content"], labels, data["files"], data["secrets"])
-        )
-    return sorted(found, key=lambda record: record.id, reverse=True)
+        release, digest = labels["gatehouse.release"], labels["gatehouse.content"]
+        found.append((config["CreatedAt"], Record(release, digest, labels, data["files"], data["secrets"])))
+    # By the Swarm's clock: those of controllers and managers differ.
+    return [record for _, record in sorted(found, key=lambda pair: pair[0], reverse=True)]
 
 
 def current(records: list[Record]) -> Record | None:
@@ -287,7 +287,7 @@ def target(records: list[Record], wanted: str | None) -> Record:
     here = good[0]
     if went := here.labels.get("gatehouse.of"):
         here = next((record for record in good if record.id == went), here)
-    before = [r for r in good if r.id < here.id and r.content != here.content and "gatehouse.of" not in r.labels]
+    before = [r for r in good[good.index(here) :] if r.content != here.content and "gatehouse.of" not in r.labels]
     if not before:
         raise Failed(f"{here.id} is the oldest good release that is kept, so there is none to go back to")
     return before[0]
@@ -403,6 +403,21 @@ def judged(engine: Engine, site: str, watch: bool = True) -> dict[str, tuple[str
     }
 
 
+def troubled(engine: Engine, site: str) -> dict[str, str]:
+    """Service -> what is wrong with it, of those that are as the current release has them and do not run all the same: an
+    app without its database. One that a broken-off release has begun to update is none of them."""
+    here = current(history(engine, site))
+    good = {app["release"] for app in here.plan["apps"].values()} if here else set()
+    served, services = releases_served(engine, site), engine.services(site)
+    return {
+        name: said
+        for name, (state, said) in judged(engine, site).items()
+        if state != "done"
+        and served.get(name) in good
+        and (services[name].get("UpdateStatus") or {}).get("State") not in ("updating", "rollback_started")
+    }
+
+
 def wait(engine: Engine, site: str, wanted: list[str], name: str, patience: float, lock: Lock, watch: bool) -> str:
     """Until one of the wanted services runs as it is written, or all of them where `name` is none of them; Failed as soon
     as any of them will not."""
@@ -458,6 +473,9 @@ def run_job(engine: Engine, site: str, app: str, found: Record, patience: float,
             said = next((t["Status"].get("Err") for t in tasks if t["Status"].get("Err")), "it failed")
             raise Failed(f"{name}: release_command failed ({said})", [name])
         if time.monotonic() > end:
+            waiting = next((t["Status"]["Err"] for t in tasks if t["Status"].get("Err")), "")
+            if waiting:
+                raise Failed(f"{name}: no host could run release_command ({waiting})", [name])
             raise Failed(
                 f"{name}: release_command was not done after {patience:.0f} s (app.yml: timeouts.release)", [name]
             )
@@ -473,10 +491,9 @@ def remove(engine: Engine, site: str, names: list[str]) -> list[str]:
         engine.call("DELETE", f"/services/{service['ID']}")
     end = time.monotonic() + 60
     while services and time.monotonic() < end:
-        try:
-            if not any(engine.tasks(service["ID"]) for service in services.values()):
-                break
-        except ApiError:  # it knows nothing of them any more
+        # Not by a filter: that wants a service which is still there.
+        ids = {service["ID"] for service in services.values()}
+        if not any(task["ServiceID"] in ids for task in engine.call("GET", "/tasks") or []):
             break
         time.sleep(0.5)
     return sorted(services)
