@@ -195,7 +195,7 @@ def unplaced(site: Site, hosts: dict[str, dict[str, Any]]) -> Iterator[tuple[str
     """
     for plan in site.apps.values():
         wanted = plan.app.placement.items()
-        fitting = [name for name, labels in hosts.items() if all(str(labels.get(k)) == v for k, v in wanted)]
+        fitting = [name for name, labels in sorted(hosts.items()) if all(str(labels.get(k)) == v for k, v in wanted)]
         if plan.app.volumes and len(fitting) != 1:
             where = (
                 f"may run on any of {', '.join(fitting)}: its data would be on some and not on others"
