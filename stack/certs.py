@@ -48,8 +48,8 @@ def unfit(certificate: bytes, key: bytes, names: list[str]) -> str | None:
     try:
         first = x509.load_pem_x509_certificates(certificate)[0]
         private = load_pem_private_key(key, password=None)
-    except (ValueError, TypeError) as error:
-        return f"or its key is no PEM file without a password ({error})"
+    except (ValueError, TypeError):
+        return "or its key is no PEM file, or has a password"
     if private.public_key() != first.public_key():
         return "is not the certificate of the key beside it"
     if first.not_valid_after_utc < datetime.datetime.now(datetime.UTC):

@@ -158,13 +158,13 @@ def test_a_day_with_one_app(site: Checkout) -> None:
     assert "its health path answers 404" in site.output
     assert whoami()["release"] == good
 
-    # A configuration that Nginx refuses: nothing is touched.
+    # A certificate that is none: nothing is touched.
     write(site.app_yml("flask"), "health: /nowhere", "")
     before = containers()
     write(site.root / "environments/local.yml", "certificate: local-ca", "certificate: cert.pem\n  key: cert.pem")
     (site.root / "cert.pem").write_text("not a certificate")
     assert site.run("up", check=False).returncode == 1
-    assert "Nginx refuses this configuration" in site.output
+    assert "tls: cert.pem or its key is no PEM file" in site.output
     assert containers() == before
     assert whoami()["release"] == good
     write(site.root / "environments/local.yml", "certificate: cert.pem\n  key: cert.pem", "certificate: local-ca")
