@@ -71,6 +71,12 @@ def timeline(path: Path, *arguments: str) -> None:
 
 
 def main(arguments: list[str]) -> int:
+    """Exit codes as in loadtests.proof."""
+    if not arguments or not Path(arguments[0]).exists():
+        errors.print(
+            f"error: no inventory {' '.join(arguments[:1])}. Type: make proof INVENTORY=inventory/test", markup=False
+        )
+        return 2
     path, own = Path(arguments[0]).resolve(), arguments[1:]
     command: list[str] = []
     if "--" in own:

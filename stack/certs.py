@@ -22,8 +22,8 @@ def of(site: Site) -> tuple[bytes, bytes] | None:
     tls = site.environment.tls
     if tls.certificate == "off":
         return None
+    names = [*site.environment.domains, *sorted({p.host for p in site.apps.values() if p.host})]
     if tls.certificate == "local-ca":
-        names = [*site.environment.domains, *sorted({p.host for p in site.apps.values() if p.host})]
         (site.root / ".local").mkdir(mode=0o700, exist_ok=True)
         try:
             return local(site.root / ".local/ca", names)
@@ -37,7 +37,6 @@ def of(site: Site) -> tuple[bytes, bytes] | None:
             pair.append((site.root / source).read_bytes())
         except OSError as error:
             raise Failed(f"environments/{site.env}.yml: tls: {source} cannot be read: {error.strerror}") from None
-    names = [*site.environment.domains, *sorted({p.host for p in site.apps.values() if p.host})]
     if reason := unfit(pair[0], pair[1], names):
         raise Failed(f"environments/{site.env}.yml: tls: {tls.certificate} {reason}")
     return pair[0], pair[1]

@@ -215,8 +215,8 @@ def render_files(root: Root = HERE, env: Env = "local") -> None:
 def bundle(root: Root = HERE, env: Env = "production") -> None:
     """Write build/<env>/ and print as JSON what ansible/ deploys.
 
-    Reads JSON from standard input, and checks it: `secrets` (app -> name -> value), `hosts` (name -> its labels). Prints `files` (path -> text of
-    build/<env>/), `secrets` (variable of the stack file -> name of the Swarm secret, which changes with its value) and
+    Reads JSON from standard input, and checks it: `secrets` (app -> name -> value), `hosts` (name -> its labels). Prints
+    `files` (path -> text of build/<env>/), `secrets` (variable of the stack file -> name of the Swarm secret, which changes with its value) and
     `tls` (path in the edge's directory -> PEM).
     """
     site = load_site(root.resolve(), env)

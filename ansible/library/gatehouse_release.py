@@ -85,7 +85,7 @@ def _begin(engine: Engine, given: dict[str, Any]) -> dict[str, Any]:
             f"{', '.join(left)} would keep the old release, because --limit leaves it out. A new release goes to every host that is up; --limit is for hosts that are down (the Swarm notices within half a minute), and for bringing one up to date"
         )
     served = swarm.releases_served(engine, given["site"])
-    plan = swarm.Record("", "", {}, files, secrets).plan
+    plan = swarm.plan(files)
     # Never on the way back: an older migration knows nothing of what a newer one did.
     forward = given["facts"]["action"] == "deploy"
     result = {
@@ -124,7 +124,7 @@ def differences(before: dict[str, str], after: dict[str, str]) -> list[dict[str,
 def secrets(engine: Engine, given: dict[str, Any], lock: Lock) -> dict[str, Any]:
     """Creates the Swarm secrets that are not there yet; the name says which value it is, so none is ever changed."""
     known = {secret["Spec"]["Name"] for secret in engine.call("GET", "/secrets") or []}
-    plan = swarm.Record("", "", {}, given["files"], given["secrets"]).plan
+    plan = swarm.plan(given["files"])
     values = {
         given["secrets"][variable]: given["values"][app][name]
         for app, facts in plan["apps"].items()
@@ -141,7 +141,7 @@ def secrets(engine: Engine, given: dict[str, Any], lock: Lock) -> dict[str, Any]
 
 def label(engine: Engine, given: dict[str, Any], lock: Lock) -> dict[str, Any]:
     """Says of hosts which images of this release they have."""
-    plan = swarm.Record("", "", {}, given["files"], given["secrets"]).plan
+    plan = swarm.plan(given["files"])
     changed = []
     for node in engine.nodes():
         if node["ID"] not in given["nodes"]:
@@ -153,20 +153,14 @@ def label(engine: Engine, given: dict[str, Any], lock: Lock) -> dict[str, Any]:
             else:
                 labels.pop(part["label"], None)
         if labels != node["Spec"].get("Labels", {}):
-            engine.call(
-                "POST",
-                f"/nodes/{node['ID']}/update",
-                {**node["Spec"], "Labels": labels},
-                version=node["Version"]["Index"],
-            )
+            swarm.label(engine, node, labels)
             changed.append(node["Description"]["Hostname"])
     return {"hosts": changed, "changed": bool(changed)}
 
 
 def jobs(engine: Engine, given: dict[str, Any], lock: Lock) -> dict[str, Any]:
     """Runs one app's release_command."""
-    record = swarm.Record("", "", {}, given["files"], given["secrets"])
-    swarm.run_job(engine, given["site"], given["service"], record, given["patience"], lock)
+    swarm.run_job(engine, given["site"], given["service"], given["files"], given["secrets"], given["patience"], lock)
     return {"changed": True}
 
 
@@ -201,7 +195,7 @@ def end(engine: Engine, given: dict[str, Any], lock: Lock) -> dict[str, Any]:
     the lock back. `gone`: host -> its images that nothing needs any more."""
     site, gone = given["site"], {}
     lock.renew()
-    written = swarm.Record("", "", {}, given["files"], {}).plan["services"] if given["files"] else {}
+    written = swarm.plan(given["files"])["services"] if given["files"] else {}
     removed = swarm.remove(engine, site, [name for name in engine.services(site) if name not in written])
     if given["release"] and given["result"]:
         swarm.close(engine, site, given["release"], given["result"], given["reason"])
@@ -216,7 +210,7 @@ def end(engine: Engine, given: dict[str, Any], lock: Lock) -> dict[str, Any]:
 
 def why(engine: Engine, given: dict[str, Any], lock: Lock) -> dict[str, Any]:
     """What this host's failed containers of some services have to say."""
-    plan = swarm.Record("", "", {}, given["files"], {}).plan
+    plan = swarm.plan(given["files"])
     releases = [app["release"] for app in plan["apps"].values()]
     return {"lines": swarm.why(engine, given["site"], given["apps"], releases), "changed": False}
 

@@ -220,6 +220,6 @@ def test_the_modules_of_hosts_are_this_clones_own_files() -> None:
         assert linked.resolve() == REPOSITORY / "stack" / f"{name}.py"
 
 
-def test_a_record_says_itself_what_it_was() -> None:
+def test_a_release_says_itself_what_it_was() -> None:
     plan = {"site": "x"}
-    assert swarm.Record("", "", {}, {"release.json": json.dumps(plan)}).plan == plan
+    assert swarm.plan({"release.json": json.dumps(plan)}) == plan

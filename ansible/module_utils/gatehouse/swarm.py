@@ -234,16 +234,16 @@ class Record:
         """started, good, failed or interrupted."""
         return self.labels["gatehouse.result"]
 
-    @property
-    def plan(self) -> dict[str, Any]:
-        """Its release.json."""
-        plan: dict[str, Any] = json.loads(self.files["release.json"])
-        return plan
-
     def shown(self) -> dict[str, str]:
         """What people want to know of it."""
         keys = ("result", "action", "at", "by", "git", "reason")
         return {"release": self.id, "content": self.content, **{k: self.labels.get(f"gatehouse.{k}", "") for k in keys}}
+
+
+def plan(files: dict[str, str]) -> dict[str, Any]:
+    """A release's release.json: what it has to know besides the stack file."""
+    found: dict[str, Any] = json.loads(files["release.json"])
+    return found
 
 
 def content(files: dict[str, str], secrets: dict[str, str]) -> str:
@@ -407,7 +407,7 @@ def troubled(engine: Engine, site: str) -> dict[str, str]:
     """Service -> what is wrong with it, of those that are as the current release has them and do not run all the same: an
     app without its database. One that a broken-off release has begun to update is none of them."""
     here = current(history(engine, site))
-    good = {app["release"] for app in here.plan["apps"].values()} if here else set()
+    good = {app["release"] for app in plan(here.files)["apps"].values()} if here else set()
     served, services = releases_served(engine, site), engine.services(site)
     return {
         name: said
@@ -444,6 +444,12 @@ def wait(engine: Engine, site: str, wanted: list[str], name: str, patience: floa
         time.sleep(0.5)
 
 
+def label(engine: Engine, node: Any, labels: dict[str, str]) -> None:
+    """Replaces a host's labels."""
+    spec = {**node["Spec"], "Labels": labels}
+    engine.call("POST", f"/nodes/{node['ID']}/update", spec, version=node["Version"]["Index"])
+
+
 def left_out(nodes: list[Any], hosts: list[str]) -> list[str]:
     """Hosts that are up and take tasks, but are not of this run."""
     return sorted(
@@ -456,11 +462,13 @@ def left_out(nodes: list[Any], hosts: list[str]) -> list[str]:
     )
 
 
-def run_job(engine: Engine, site: str, app: str, found: Record, patience: float, lock: Lock) -> None:
+def run_job(
+    engine: Engine, site: str, app: str, files: dict[str, str], secrets: dict[str, str], patience: float, lock: Lock
+) -> None:
     """An app's release_command, once, to its end. Its service stays when it fails, for its log."""
     name = f"{app}-release"
     remove(engine, site, [name])
-    apply(engine, site, found.files, found.secrets, f"jobs/{app}.yml")
+    apply(engine, site, files, secrets, f"jobs/{app}.yml")
     end = time.monotonic() + patience
     while True:
         service = engine.services(site)[name]
@@ -538,14 +546,13 @@ def prune(engine: Engine, site: str) -> dict[str, list[str]]:
                 engine.call("DELETE", f"/secrets/{secret['ID']}")
             except ApiError:  # a task of a service that is just going still has it
                 continue
-    labels = {app["label"] for found in keep for app in found.plan["apps"].values()}
+    labels = {app["label"] for found in keep for app in plan(found.files)["apps"].values()}
     ours, gone = f"gatehouse.image.{site}.", {}
     for node in engine.nodes():
         have = node["Spec"].get("Labels") or {}
         unneeded = [label for label in have if label.startswith(ours) and label not in labels]
         if unneeded:
-            spec = {**node["Spec"], "Labels": {k: v for k, v in have.items() if k not in unneeded}}
-            engine.call("POST", f"/nodes/{node['ID']}/update", spec, version=node["Version"]["Index"])
+            label(engine, node, {k: v for k, v in have.items() if k not in unneeded})
             gone[have.get("gatehouse.host", "")] = [label.removeprefix(ours).replace(".", ":") for label in unneeded]
     return gone
 
