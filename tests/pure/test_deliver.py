@@ -8,6 +8,7 @@ import tarfile
 import pytest
 
 from stack import deliver
+from tests.conftest import REPOSITORY
 
 BASE, VENV, CODE, CODE2 = (f"sha256:{c * 64}" for c in "abcd")
 
@@ -35,6 +36,11 @@ def test_lines_of_a_host_are_read() -> None:
     found = deliver.images_and_layers(lines)
     assert found["gatehouse/shop:1"] == found["gatehouse/shop:old"] == [BASE, VENV]
     assert [BASE] in found.values()
+
+
+def test_hosts_are_asked_in_the_format_that_is_read() -> None:
+    tasks = (REPOSITORY / "ansible/roles/release/tasks/there.yml").read_text()
+    assert f"--format '{{% raw %}}{deliver.FORMAT}{{% endraw %}}'" in tasks
 
 
 def archive(*names: str) -> bytes:

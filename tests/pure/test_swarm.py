@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from stack.model import Environment
+
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 
@@ -212,6 +214,12 @@ def test_the_content_of_a_release_changes_with_its_files_and_its_secrets() -> No
     same = swarm.content(files, {"X": "x_1"})
     assert same == swarm.content(dict(files), {"X": "x_1"})
     assert len({same, swarm.content({"stack.yml": "b"}, {"X": "x_1"}), swarm.content(files, {"X": "x_2"})}) == 3
+
+
+def test_a_rollback_knows_the_default_name_of_a_site() -> None:
+    """It reads the environment's file without the model, so that nothing that is broken here keeps it from going back."""
+    variables = (REPOSITORY / "ansible/roles/release/vars/main.yml").read_text()
+    assert f"name | default('{Environment.model_fields['name'].default}')" in variables
 
 
 def test_the_modules_of_hosts_are_this_clones_own_files() -> None:
