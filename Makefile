@@ -88,7 +88,7 @@ rollback: .venv/deploy ## to the good release before       [RELEASE=20261125-063
 releases: .venv/deploy ## which there are
 	@$(PLAY) releases.yml $(ARGS)
 
-hosts-up: ## bare machines in containers, to provision  [HOSTS=3]
+hosts-up: ## bare machines in containers, to deploy to  [HOSTS=3]
 	@tests/hosts/hosts.sh up $(or $(HOSTS),3)
 
 hosts-down: ## remove them
