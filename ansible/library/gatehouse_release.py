@@ -82,7 +82,7 @@ def _begin(engine: Engine, given: dict[str, Any]) -> dict[str, Any]:
     new = here is None or here.content != swarm.content(files, secrets)
     if new and (left := swarm.left_out(engine.nodes(), given["hosts"])):
         raise Failed(
-            f"{', '.join(left)} would keep the old release, because --limit leaves it out. A new release goes to every host that is up; --limit is for hosts that are down (the Swarm notices within half a minute), and for bringing one up to date"
+            f"{', '.join(left)} would keep the old release, because --limit leaves it out. A new release goes to every host that is up; --limit is for hosts that are down (the Swarm notices within a minute), and for bringing one up to date"
         )
     served = swarm.releases_served(engine, given["site"])
     plan = swarm.plan(files)
