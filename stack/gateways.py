@@ -124,7 +124,7 @@ def uvicorn(app: App, workers: int, prefix: str, listen: str) -> list[str]:
     """The usual ASGI server."""
     host, port = listen.rsplit(":", 1)
     command = [
-        "uvicorn", app.entry,
+        "python", "-P", CONFIGURATION, app.entry,
         "--host", host, "--port", port,
         "--workers", str(workers),
         # Both by name: without uvloop a hello takes 44 ms with --workers on TCP, and h11 is laxer on framing.

@@ -269,6 +269,9 @@ class EdgeTimeouts(Strict):
     resolver_valid: WholeSeconds = 1
     """s. Nginx asks the engine's DNS again after this: below the 2 s that Swarm waits between taking a stopping task out
     of DNS and sending it SIGTERM."""
+    leave: WholeSeconds = 10
+    """s. An edge that is told to stop, and is not the only one, serves on for so long while its `/healthz` answers 503: at
+    least what your balancer takes to notice (interval x failures)."""
 
 
 class Edge(Strict):

@@ -28,6 +28,8 @@ LISTEN = "0.0.0.0:8000"
 
 MONITOR = 15.0
 """s. Swarm watches a new task this long (`monitor` in compose/stack.yml.j2) before it counts an update as completed."""
+EDGE_FINISH = 30
+"""s that requests in flight get when an edge stops."""
 BOOT = 30.0
 """s. What a task may take besides its app's own start: scheduling, networks, the health check's retries."""
 
@@ -101,6 +103,9 @@ def render(site: Site, secret_versions: Mapping[str, str] | None = None) -> dict
         "has_address": any(_is_address(domain) for domain in site.environment.domains),
         "secret_versions": secret_versions or {},
         "edge_label": f"gatehouse.edge.{site.environment.name}",
+        "edge_script": _script(PRODUCT / "compose/edge.sh"),
+        "edge_finish": EDGE_FINISH,
+        "edge_stop_grace": _edge_stop(site.environment),
     }
     files = {
         "stack.yml": _template("compose/stack.yml.j2", facts),
@@ -124,10 +129,20 @@ def render(site: Site, secret_versions: Mapping[str, str] | None = None) -> dict
     return dict(sorted(files.items()))
 
 
+def _script(path: Path) -> str:
+    """Without its comments: another word in one is no reason to replace a container."""
+    return "".join(line for line in path.read_text("utf-8").splitlines(True) if not line.startswith("#"))
+
+
+def _edge_stop(environment: Environment) -> int:
+    """s that an edge takes to stop, at most."""
+    return environment.edge.timeouts.leave + EDGE_FINISH + 5
+
+
 def _release(environment: Environment, apps: list[RenderedApp]) -> dict[str, Any]:
     """What a release has to know besides the stack file: release.json, read by ansible/roles/release."""
     secure = environment.tls.certificate != "off" and environment.tls.redirect
-    services = {"edge": 40 + BOOT}
+    services = {"edge": _edge_stop(environment) + BOOT}
     for app in apps:
         t = app.app.timeouts
         services[app.name] = app.app.replicas * (t.start + BOOT) + t.stop_grace

@@ -51,6 +51,12 @@ def worker(chain: Chain, app: str) -> int:
     raise AssertionError(f"no process {inside} of {app} found")
 
 
+def nginx(chain: Chain) -> int:
+    """Process id, on the host, of Nginx's master: the only child of the first process."""
+    first = main_process(chain, "edge")
+    return int(Path(f"/proc/{first}/task/{first}/children").read_text().split()[0])
+
+
 def kill(pid: int) -> None:
     if os.geteuid() == 0:
         os.kill(pid, 9)
@@ -67,7 +73,8 @@ PLACES: dict[str, tuple[str, Callable[[Chain], int]]] = {
     "fastapi: a gateway worker": ("fastapi", lambda chain: worker(chain, "fastapi")),
     "flask: the container's main process": ("flask", lambda chain: main_process(chain, "flask")),
     "fastapi: the container's main process": ("fastapi", lambda chain: main_process(chain, "fastapi")),
-    "Nginx: the container's main process": ("flask", lambda chain: main_process(chain, "edge")),
+    "edge: Nginx": ("flask", lambda chain: nginx(chain)),
+    "edge: the container's main process": ("flask", lambda chain: main_process(chain, "edge")),
 }
 
 

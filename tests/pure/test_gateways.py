@@ -74,7 +74,15 @@ def test_gunicorn_asgi() -> None:
 
 
 def test_uvicorn() -> None:
-    assert command("uvicorn", "/shop") == ["uvicorn", "app:app", *UVICORN, "--root-path", "/shop"]
+    assert command("uvicorn", "/shop") == [
+        "python",
+        "-P",
+        "/gateway/conf.py",
+        "app:app",
+        *UVICORN,
+        "--root-path",
+        "/shop",
+    ]
 
 
 def test_an_app_at_the_root_has_no_prefix() -> None:
@@ -93,7 +101,7 @@ def test_gunicorns_preload_and_recycling_are_off_until_asked_for() -> None:
 
 def test_uvicorns_recycling_is_off_until_asked_for() -> None:
     assert command("uvicorn", max_requests=1000, max_requests_jitter=50) == [
-        *["uvicorn", "app:app", *UVICORN],
+        *["python", "-P", "/gateway/conf.py", "app:app", *UVICORN],
         *["--limit-max-requests", "1000", "--limit-max-requests-jitter", "50"],
     ]
 

@@ -152,7 +152,7 @@ ONE_WRONG_ENVIRONMENT_SETTING = {
     "Allowed: certificate: local-ca | off, or both paths",
     "tls: off": "tls: should be a mapping of keys to values, not 'off'.",
     "edge: {timeouts: {resolver: 1}}": "edge.timeouts.resolver: unknown key. Did you mean 'resolver_valid'? "
-    "Allowed: upstream_keep_alive, resolver_valid",
+    "Allowed: upstream_keep_alive, resolver_valid, leave",
     "http_port: 70000": "http_port: should be less than or equal to 65535, not 70000. Published port of plain HTTP.",
     "bind: localhost": "bind: 'localhost' is no IP address. "
     "Allowed: 127.0.0.1, 0.0.0.0 or another address of this machine",

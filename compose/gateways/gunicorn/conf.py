@@ -1,6 +1,50 @@
 """What Gunicorn leaves open behind Nginx, mended for every WSGI app without a change to its code."""
 
+import signal
 from typing import Any
+
+from gunicorn.workers.sync import StopWaiting
+
+
+def post_worker_init(worker: Any) -> None:
+    """Leaves the door open for nobody. A worker that is told to end lets nobody in, but both classes have the door open
+    until they are gone: the kernel goes on taking connections, and Nginx waits for an answer that never comes."""
+    if hasattr(worker, "set_accept_enabled"):
+        gthread_closes_its_door(worker)
+    else:
+        sync_answers_who_waits(worker)
+
+
+def gthread_closes_its_door(worker: Any) -> None:
+    """At once, not with the last answer: new connections are refused, and Nginx goes to another replica."""
+    enable = worker.set_accept_enabled
+
+    def set_accept_enabled(enabled: bool) -> None:
+        enable(enabled)
+        if enabled or worker.alive:
+            return
+        for listener in worker.sockets:
+            before = None
+            while before != worker.nr_conns:  # whoever is in already
+                before = worker.nr_conns
+                worker.accept(listener)
+            listener.close()
+        worker.sockets = []
+
+    worker.set_accept_enabled = set_accept_enabled
+
+
+def sync_answers_who_waits(worker: Any) -> None:
+    """The queue is the kernel's here, in front of workers that are all busy: they end when nobody is left in it."""
+    wait, told = worker.wait, []
+
+    def until_nobody_waits(timeout: float) -> Any:  # called whenever nobody does
+        if told:
+            raise StopWaiting
+        return wait(timeout)
+
+    worker.wait = until_nobody_waits
+    signal.signal(signal.SIGTERM, lambda *_: told.append(True))
 
 
 def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
