@@ -108,14 +108,15 @@ async def prove(options: argparse.Namespace, edges: list[Edge]) -> Proof:
                 *([options.effects] * bool(options.effects)),
             ]
         ),
-        "rate": f"{options.rate:g}/s, Poisson (seed {options.seed}), shares {load.weights}",
+        "rate": f"{options.rate:g}/s, Poisson (seed {options.seed}), shares: "
+        + ", ".join(f"{kind} {share}" for kind, share in load.weights.items()),
         "sent": f"{sent:,} in {took:.0f} s",
         "generator_cpu": f"{cpu / took:.0%} of a core, {cpu / max(sent, 1) * 1000:.2f} ms a request",
         "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.release()}, load average {busy:.1f} before, {os.getloadavg()[0]:.1f} after",
     }
     return Proof(
         options.name, options.command, start, end, code, options.expect_failure,
-        sorted(load.outcomes, key=lambda o: o.due), counted, trouble, interrupted, conditions,
+        sorted(load.outcomes, key=lambda o: o.due), load.events, counted, trouble, interrupted, conditions,
     )  # fmt: skip
 
 
@@ -189,6 +190,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         metavar="PREFIX",
         help="app that counts: POST PREFIX/effect?key=K, GET PREFIX/rows",
     )
+    add(
+        "--rotation",
+        type=int,
+        metavar="PORT",
+        help="go to an edge only while its /healthz on this plain port answers 2xx, as a balancer does",
+    )
     add("--rate", type=_number(1, 1000), default=120.0, help="requests a second (default: 120)")
     add("--warm", type=_number(0, 600), default=5.0, help="s of load before the command (default: 5)")
     add("--cool", type=_number(0, 600), default=8.0, help="s of load after it (default: 8)")
@@ -241,7 +248,7 @@ def the_edges(options: argparse.Namespace) -> list[Edge]:
 
 
 def the_events(file: Path | None) -> list[dict[str, Any]]:
-    """What happened on the hosts, in order; a line that is no event is left out, because the page is no proof."""
+    """What happened on the hosts; a line that is no event is left out, because the page is no proof."""
     events = []
     for line in file.read_text().splitlines() if file and file.is_file() else []:
         try:
@@ -249,7 +256,7 @@ def the_events(file: Path | None) -> list[dict[str, Any]]:
             events.append({**event, "at": float(event["at"])})
         except (ValueError, TypeError, KeyError):
             errors.print(f"{file}: this is no event: {line[:100]}", markup=False)
-    return sorted(events, key=lambda event: event["at"])
+    return events
 
 
 def main(arguments: list[str], fetch: Callable[[], object] = lambda: None) -> int:
@@ -264,7 +271,8 @@ def main(arguments: list[str], fetch: Callable[[], object] = lambda: None) -> in
         return INTERRUPTED
     fetch()
     folder = options.out / options.name
-    write(proof, the_events(options.events), folder)
+    proof.events.extend(the_events(options.events))
+    write(proof, folder)
     table(proof, console)
     code, sentence = proof.verdict
     console.print(sentence, style="red" if code else "green", markup=False)

@@ -34,12 +34,12 @@ def inventory(path: Path) -> dict[str, dict[str, Any]]:
     return {name: v for name in names if (v := variables.get(name, {})).get("swarm_member", "active") == "active"}
 
 
-def options(site: Site, hosts: dict[str, dict[str, Any]]) -> list[str]:
-    """What loadtests.proof has to know of this site on these hosts."""
+def options(site: Site, hosts: dict[str, dict[str, Any]], own: list[str]) -> list[str]:
+    """What loadtests.proof has to know of this site on these hosts; `own` may choose among the edges."""
     environment = site.environment
     local = [name for name, v in hosts.items() if v.get("ansible_connection") == "local"]
     addresses = ["127.0.0.1" if name in local else str(v.get("ansible_host", name)) for name, v in hosts.items()]
-    found = [part for address in addresses for part in ("--edge", address)]
+    found = [] if "--edge" in own else [part for address in addresses for part in ("--edge", address)]
     found += ["--host", environment.domains[0]]
     if environment.tls.certificate == "off":
         found += ["--plain", "--port", str(environment.http_port)]
@@ -94,9 +94,9 @@ def main(arguments: list[str]) -> int:
     ]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         events = Path(folder, "events")
-        timeline(path, "--tags", "start")
+        timeline(path, "--tags", "start", "-e", f"timeline_of={','.join([site.environment.name, *site.apps])}")
         return proof.main(
-            [*options(site, hosts), "--events", str(events), *own, "--", *command],
+            [*options(site, hosts, own), "--events", str(events), *own, "--", *command],
             lambda: timeline(path, "--tags", "fetch", "-e", f"timeline_file={events}"),
         )
 

@@ -18,8 +18,9 @@ from loadtests.http1 import Connection, Edge, Pool
 from loadtests.openmodel import Outcome, arrivals, mix
 from stack.errors import Failed
 
-WEIGHTS = {"get": 50, "keepalive": 14, "health": 10, "post": 10, "effect": 10, "slow": 4, "upload": 2}
-"""Shares of the rate. health opens a connection for each request, as monitors do; the others keep theirs."""
+WEIGHTS = {"get": 2, "keepalive": 1, "health": 1, "post": 1, "effect": 1, "slow": 1, "upload": 1}
+"""Shares of the rate: as many of each class, so that none passes because it was rarely there. health opens a connection for
+each request, as monitors do; the others keep theirs."""
 PATIENCE = 35.0
 """s that one answer may take: more than Nginx's own limit (timeouts.request), so that its 504 is seen."""
 REOPEN = 1.0
@@ -33,8 +34,10 @@ MOST_IN_FLIGHT = 800
 UPLOAD = random.Random(0).randbytes(200_000)
 PAUSE = 1.0
 """s between a failed or empty stream and the next, so as not to hammer what is down."""
-EVENTS = 50
-"""In a stream, 200 ms apart."""
+SOCKETS = 8
+"""WebSockets held to each ASGI app through each edge; a message a second on each."""
+STREAMS = (50, 4, 4, 4)
+"""Streams held to each app through each edge, by their number of events, 200 ms apart: long ones, and many."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,9 @@ class Load:
         self.edges = edges
         self.outcomes: list[Outcome] = []
         self.stop = asyncio.Event()
+        self.events: list[dict[str, Any]] = []
+        """Edges that left rotation and came back, for the page."""
+        self._out: set[Edge] = set()
         self._epoch = time.time() - time.monotonic()  # one clock that no time server sets back meanwhile
         self._pools = {edge: Pool(edge) for edge in edges}
         self._kept = {edge: Pool(edge, in_turn=True) for edge in edges}
@@ -111,20 +117,44 @@ class Load:
         """Sends until it is stopped or --at-most seconds are over, then waits for what is unanswered."""
         options = self.options
         asgi = [prefix for prefix, interface in options.app.items() if interface == "asgi"]
-        held = [self._hold_socket(edge, prefix) for edge in self.edges for prefix in asgi]
-        held += [self._hold_stream(edge, prefix) for edge in self.edges for prefix in options.app]
+        held = [self._hold_socket(edge, prefix) for edge in self.edges for prefix in asgi * SOCKETS]
+        held += [self._hold_stream(e, prefix, n) for e in self.edges for prefix in options.app for n in STREAMS]
+        held += [self._check(edge, options.rotation) for edge in self.edges if options.rotation]
         holding = [asyncio.create_task(task) for task in held]
-        start, edges = self.now(), cycle(self.edges)
-        kinds = mix(self.weights, options.seed)
-        for at in arrivals(options.rate, options.at_most, options.seed):
+        start, kinds = self.now(), mix(self.weights, options.seed)
+        for number, at in enumerate(arrivals(options.rate, options.at_most, options.seed)):
             # What is overdue is sent at once: the lag is then on record, and it is not the server's.
             if ((pause := start + at - self.now()) > 0 and await self.wait(pause)) or self.stop.is_set():
                 break
-            task = asyncio.create_task(self._arrive(next(kinds), next(edges), start + at))
+            edge = self._in_rotation(*self.edges[number % len(self.edges) :], *self.edges)
+            task = asyncio.create_task(self._arrive(next(kinds), edge, start + at))
             self._in_flight.add(task)
             task.add_done_callback(self._in_flight.discard)
         self.stop.set()
         await asyncio.gather(*holding, *self._in_flight)
+
+    async def _check(self, edge: Edge, port: int) -> None:
+        """What a balancer does: out of rotation after one bad answer or none within a second, back after two good ones."""
+        checked, good = Edge(edge.address, port, "balancer", None), 2
+        while not await self.wait(1):
+            try:
+                async with asyncio.timeout(1):
+                    connection = await Connection.open(checked)
+                    status, _ = await connection.exchange("GET", "/healthz", close=True)
+                    connection.close()
+            except Exception:
+                status = 0
+            good = good + 1 if 200 <= status < 300 else 0
+            if good == 0 and edge not in self._out:
+                self._out.add(edge)
+                self.events.append({"at": self.now(), "host": edge.address, "what": "out of rotation"})
+            elif good == 2 and edge in self._out:
+                self._out.remove(edge)
+                self.events.append({"at": self.now(), "host": edge.address, "what": "in rotation"})
+
+    def _in_rotation(self, *edges: Edge) -> Edge:
+        """The first of them that is; none: the first, because a client has to go somewhere."""
+        return next((edge for edge in edges if edge not in self._out), edges[0])
 
     def sent(self) -> int:
         """Requests so far."""
@@ -180,6 +210,10 @@ class Load:
         due = self.now() + random.random()
         watched = socket
         while not await self._quiet(watched, due - self.now()):
+            if edge in self._out and socket:
+                await socket.close()
+                socket = None
+            edge = self._in_rotation(edge, *self.edges)
             started = self.now()
             due = min(due, started)
             status, error, note = None, "", ""
@@ -234,16 +268,17 @@ class Load:
         if (answer := await socket.recv()) != message:
             raise OtherBody(f"{len(answer)} characters came back, not the {len(message)} that were sent")
 
-    async def _hold_stream(self, edge: Edge, prefix: str) -> None:
-        """Server-sent events, ten seconds at a time; the next stream has to be there as soon as one has ended."""
+    async def _hold_stream(self, edge: Edge, prefix: str, length: int) -> None:
+        """So many server-sent events at a time; the next stream has to be there as soon as one has ended."""
         due, limit = self.now() + random.random(), PATIENCE
         while not await self.wait(due - self.now()):
+            edge = self._in_rotation(edge, *self.edges)
             started, status, error, note, events = self.now(), None, "", "", 0
             connection = None
             try:
                 async with asyncio.timeout(limit):
                     connection = await Connection.open(edge)
-                    status = await connection.request("GET", f"{prefix}/events?n={EVENTS}&ms=200")
+                    status = await connection.request("GET", f"{prefix}/events?n={length}&ms=200")
                 while part := await self._part(connection):
                     events += part.count(b"data:")
                     if self.stop.is_set():
@@ -252,14 +287,14 @@ class Load:
                 else:
                     if not connection.framed:
                         raise ConnectionError("it ended without a terminator")
-                    note = "ended early, properly" if status == 200 and events < EVENTS else ""
+                    note = "ended early, properly" if status == 200 and events < length else ""
             except Exception as failed:
                 error = _said(failed) if status is None else f"cut: {_said(failed)}"
             if connection:
                 connection.close()
             outcome = Outcome("sse", edge.address, due, started, self.now(), status, error, note=note)
             self.outcomes.append(outcome)
-            limit = PATIENCE if outcome.failure else REOPEN
+            limit = REOPEN if note else PATIENCE  # the server ended it: then the next one has to be there
             due = self.now() + (0 if events and not outcome.failure else PAUSE)
 
     async def _part(self, connection: Connection) -> bytes:

@@ -36,6 +36,8 @@ class Proof:
     """Its exit code; None: it never ran, or the load ended first."""
     must_fail: bool
     outcomes: list[Outcome]
+    events: list[dict[str, Any]]
+    """What happened meanwhile: at (epoch s), host, service, what."""
     effects: Effects | None
     """None: not counted."""
     trouble: str
@@ -113,8 +115,9 @@ def table(proof: Proof, console: Console) -> None:
     console.print(shown)
 
 
-def write(proof: Proof, events: list[dict[str, Any]], folder: Path) -> None:
+def write(proof: Proof, folder: Path) -> None:
     """The three files."""
+    proof.events.sort(key=lambda event: event["at"])
     folder.mkdir(parents=True, exist_ok=True)
     code, sentence = proof.verdict
     valid, lag = proof.validity
@@ -128,14 +131,14 @@ def write(proof: Proof, events: list[dict[str, Any]], folder: Path) -> None:
         "generator": {"verdict": valid, "start_lag_p99_ms": lag},
         "conditions": proof.conditions,
         "summary": {kind: {"failed": row.failed, **asdict(row)} for kind, row in proof.rows.items()},
-        "events": events,
+        "events": proof.events,
     }  # fmt: skip
     (folder / "proof.json").write_text(json.dumps(facts, indent=1) + "\n")
     with gzip.open(folder / "requests.csv.gz", "wt", newline="") as file:
         lines = csv.writer(file)
         lines.writerow(field.name for field in fields(Outcome))
         lines.writerows(astuple(outcome) for outcome in proof.outcomes)
-    (folder / "proof.html").write_text(page(proof, events))
+    (folder / "proof.html").write_text(page(proof))
 
 
 STYLE = """
@@ -156,7 +159,7 @@ details { margin: 1rem 0; } dt { color: var(--dim); float: left; clear: left; wi
 COLOURS = ("#c0262d", "#e8590c", "#9c36b5", "#1971c2", "#2f9e44", "#f08c00", "#0c8599", "#e64980", "#5f3dc4")
 
 
-def page(proof: Proof, events: list[dict[str, Any]]) -> str:
+def page(proof: Proof) -> str:
     """The whole report in one file, for people."""
     code, sentence = proof.verdict
     valid, lag = proof.validity
@@ -184,13 +187,13 @@ def page(proof: Proof, events: list[dict[str, Any]]) -> str:
 <style>{STYLE}</style>
 <h1>{html(proof.name)}</h1>
 <p class="verdict{" bad" if code else ""}">{html(sentence)}</p>
-{_timeline(proof, events)}
+{_timeline(proof)}
 <p class="dim">Shaded: while the command ran. Vertical lines: events on the hosts; point at one to read it.</p>
 <div class="scroll"><table><tr>{head}{body}</table></div>
 <p class="dim">Before, during and after the command: p50 / p99 in ms, from when a request was due.</p>
 <dl>{"".join(f"<dt>{html(key)}<dd>{html(str(value))}" for key, value in facts.items())}</dl>
 {_list("Failed requests", (f"{_at(proof, o.due)} {o.kind} through {o.edge}: {o.error or o.failure}" for o in failed))}
-{_list("Events", (f"{_at(proof, e['at'])} {_event(e)}" for e in events))}
+{_list("Events", (f"{_at(proof, e['at'])} {_event(e)}" for e in proof.events))}
 </html>
 """
 
@@ -214,15 +217,17 @@ def _list(title: str, lines: Iterable[str], most: int = 500) -> str:
     return f"<details><summary>{title}: {len(lines)}</summary><code>{shown}</code></details>" if lines else ""
 
 
-WIDTH, LEFT = 1000, 46
+WIDTH, LEFT = 1000, 60
 """Of the timeline, and of its axis' numbers."""
 RATES, TIMES = (20, 150), (195, 285)
 """Top and bottom of its two panels."""
+ENDS = ("out of", "kill", "die")
+"""How events begin that take something away."""
 LONG = ("slow", "sse")
 """Classes that take long by their nature: not in the line of response times."""
 
 
-def _timeline(proof: Proof, events: list[dict[str, Any]]) -> str:
+def _timeline(proof: Proof) -> str:
     """Requests and failures a second, by class, and below them p99 of the short requests."""
     if not proof.outcomes:
         return ""
@@ -264,10 +269,10 @@ def _timeline(proof: Proof, events: list[dict[str, Any]]) -> str:
         for bar, value in p99.items()
     )
     parts.append(f'<polyline points="{line}" fill="none" stroke="var(--ink)" stroke-width="1.5"/>')
-    for event in (event for event in events if 0 <= event["at"] - first <= length):
+    for event in (event for event in proof.events if 0 <= event["at"] - first <= length):
         at = x(event["at"] - first)
         said = html(f"{_at(proof, event['at'])} {_event(event)}")
-        colour = "var(--bad)" if event.get("what") in ("die", "kill") else "var(--good)"
+        colour = "var(--bad)" if str(event.get("what")).startswith(ENDS) else "var(--good)"
         parts.append(
             f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{RATES[0] - 8}" y2="{TIMES[1]}" stroke="{colour}" '
             f'stroke-width="1.5" stroke-opacity=".6"><title>{said}</title></line>'
