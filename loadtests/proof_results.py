@@ -145,6 +145,11 @@ its due time, start, end, edge, status and error; and what each container went t
 {"".join(map(row, others))}"""
     if broken:
         text += f"\nWhat failed:\n\n{broken}"
+    if any(proof["name"] == "term" for proof in others):
+        text += (
+            "\nterm is SIGTERM to a replica in full rotation, which no deploy does: it shows what an edge costs that has missed "
+            "the message that a replica leaves.\n"
+        )
     if losses:
         text += f"""
 ## A host that is lost
