@@ -71,7 +71,7 @@ def discard(edge: Path, version: str) -> None:
 
 
 def arguments(release: str, *flags: str) -> list[str]:
-    """Nginx's arguments for one release of the directory ("current", "releases/<hash>"), as in compose/stack.yml.j2."""
+    """Nginx's arguments for one release of the directory ("current", "releases/<hash>"), as in compose/edge.sh."""
     return ["-e", "/dev/stderr", "-p", f"/etc/gatehouse/{release}/", "-c", "nginx.conf", *flags]
 
 

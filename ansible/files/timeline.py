@@ -40,9 +40,8 @@ def containers(host: str) -> None:
 
 def addresses(asking: socket.socket, name: str) -> set[str]:
     """What `name` resolves to; nothing where it is not known. Raises OSError when nobody answers."""
-    question = (
-        b"".join(bytes([len(part)]) + part.encode() for part in name.split(".")) + b"\0\0\1\0\1"
-    )  # type A, internet
+    labels = b"".join(bytes([len(part)]) + part.encode() for part in name.split("."))
+    question = labels + b"\0\0\1\0\1"  # type A, internet
     asking.send(struct.pack(">6H", 1, 0x0100, 1, 0, 0, 0) + question)
     answer = asking.recv(4096)
     (count,) = struct.unpack_from(">H", answer, 6)

@@ -8,8 +8,6 @@ a thousand times meanwhile. It leaves build/proof/<name>/; docs/results/proof.md
 
 from __future__ import annotations
 
-import csv
-import gzip
 import json
 import os
 import re
@@ -24,7 +22,7 @@ from typing import Any
 import pytest
 
 from loadtests.proof_load import WEIGHTS
-from loadtests.proof_results import AWAY, READS
+from loadtests.proof_results import AWAY, READS, failures
 from tests.hosts.conftest import BIN, HOSTS, INVENTORY, REPOSITORY, Fleet
 from tests.hosts.test_release import (
     Controller,
@@ -273,14 +271,9 @@ def lose(controller: Controller, name: str, host: str, verb: str, back: str) -> 
     assert min(app_replicas) > 0, f"nothing is lost with {host}"
     steps = f"{verb}; sleep {AWAY}; {back}; sleep 20"
     proof = prove(controller, name, steps, *others, again=False, codes=(0, 1))
-    with gzip.open(REPOSITORY / "build/proof" / name / "requests.csv.gz", "rt") as file:
-        failed = [
-            request for request in csv.DictReader(file) if request["error"] or request["status"] not in ("200", "101")
-        ]
-    lost = proof["command"]["start"]
-    for request in failed:
-        print(f"{float(request['started']) - lost:+.2f} s {request}")
-    proof["late"] = [r for r in failed if float(r["started"]) > lost + 2 and r["kind"] in READS]
+    for failure in (failed := failures(proof)):
+        print(failure)
+    proof["late"] = [f for f in failed if f["started"] > 2 and f["kind"] in READS]
     # The Swarm replaces what ran on the host, its edge included, and moves nothing back by itself.
     wait_for(lambda: steady(controller), 120)
     time.sleep(50)

@@ -62,6 +62,10 @@ def test_nginx_ends_before_the_engine_ends_it(rendered: Rendered) -> None:
     assert sum(map(int, edge["command"][-2:])) < seconds(edge["stop_grace_period"])
 
 
+def test_nginx_is_started_with_the_files_that_are_tested(rendered: Rendered) -> None:
+    assert f"nginx {' '.join(edge.arguments('current'))} &" in rendered.stack["services"]["edge"]["entrypoint"][-1]
+
+
 # --- the rendered site.conf, block by block ---------------------------------------------------------------------------
 
 
