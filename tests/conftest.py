@@ -3,10 +3,12 @@ never touches a stack that somebody works with."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from stack import docker
 from stack.load import AppPlan, Site, load_site
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -83,6 +86,16 @@ def new_checkout(root: Path, name: str, http_port: int, https_port: int, apps: l
 def checkout(tmp_path: Path) -> Checkout:
     """A site that nothing runs."""
     return new_checkout(tmp_path, "gatehouse-pure", 18180, 18543)
+
+
+def pause(container: str) -> None:
+    """`docker pause`, as soon as a health check has ended. A container that is paused while one begins stays so: the engine
+    waits for the frozen check, and unpausing for the engine."""
+    ended: set[str] = set()
+    while len(ended) < 2:
+        ended.add(json.loads(docker.run("inspect", "--format", "{{json .State.Health.Log}}", container))[-1]["End"])
+        time.sleep(0.1)
+    docker.run("pause", container)
 
 
 HTTP, HTTPS = 18080, 18443

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import ssl
-import time
 
 import httpx
 
 from stack import docker
-from tests.conftest import HTTP, HTTPS, Chain
+from tests.conftest import HTTP, HTTPS, Chain, pause
 
 
 def raw(request: bytes) -> bytes:
@@ -23,20 +21,10 @@ def raw(request: bytes) -> bytes:
     return answer
 
 
-def between_health_checks(container: str) -> None:
-    """Returns as one has ended. A container that is paused while one begins stays so: the engine waits for the frozen check,
-    and unpausing for the engine."""
-    ended: set[str] = set()
-    while len(ended) < 2:
-        ended.add(json.loads(docker.run("inspect", "--format", "{{json .State.Health.Log}}", container))[-1]["End"])
-        time.sleep(0.1)
-
-
 def test_an_error_after_a_large_body_is_told_as_it_is(chain: Chain) -> None:
     app = next(name for name, plan in chain.apps.items() if "/echo" in plan.app.paths)
     container = f"gatehouse-test-{app}-1"
-    between_health_checks(container)
-    docker.run("pause", container)
+    pause(container)
     try:
         answer = httpx.post(f"{chain.url}{chain.apps[app].prefix}/echo", content=bytes(2 * 2**20), timeout=60)
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 
 from stack import docker
-from tests.conftest import REPOSITORY, Chain
+from tests.conftest import REPOSITORY, Chain, pause
 
 
 def test_a_headless_run_drives_every_user_class_without_a_failure(chain: Chain) -> None:
@@ -21,7 +21,7 @@ def test_a_headless_run_drives_every_user_class_without_a_failure(chain: Chain) 
 
 def test_a_run_with_failures_does_not_exit_0(chain: Chain) -> None:
     container = f"gatehouse-test-{next(iter(chain.apps))}-1"
-    docker.run("pause", container)
+    pause(container)
     try:
         done = chain.checkout.run("load", "--headless", "--users", "7", "--rate", "7", "--time", "4s", check=False)
     finally:

@@ -19,7 +19,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from stack import docker
-from tests.conftest import REPOSITORY, Checkout, new_checkout
+from tests.conftest import REPOSITORY, Checkout, new_checkout, pause
 
 HTTP, HTTPS = 18090, 18453
 URL = f"http://127.0.0.1:{HTTP}"
@@ -170,7 +170,7 @@ def test_a_day_with_one_app(site: Checkout) -> None:
     write(site.root / "environments/local.yml", "certificate: cert.pem\n  key: cert.pem", "certificate: local-ca")
 
     # An app that is unhealthy for a reason of its own does not keep a change to something else from coming in.
-    docker.run("pause", f"{PROJECT}-flask-1")
+    pause(f"{PROJECT}-flask-1")
     while docker.run("inspect", "--format", "{{.State.Health.Status}}", f"{PROJECT}-flask-1").strip() == "healthy":
         time.sleep(0.5)
     docker.run("unpause", f"{PROJECT}-flask-1")
