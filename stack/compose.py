@@ -375,6 +375,8 @@ class Compose:
             self._compose("up", "--detach", "--no-build", "--pull=never", "--remove-orphans")
             self._wait(running)
             self._reload(version)
+            # Only then Nginx knows the containers that came back, and has forgiven the addresses that failed (1 s).
+            time.sleep(self.site.environment.edge.timeouts.resolver_valid + 1)
         except (Failed, OSError) as failure:
             say.line(f"that failed: {failure}. What still runs was left alone; look with make ps")
         else:
