@@ -17,6 +17,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+
 from stack import certs, docker, edge, images
 from stack.errors import Failed
 from stack.load import AppPlan, Site
@@ -105,8 +107,8 @@ class Compose:
             changed = write(files, self.build)
             try:
                 self._switch(version, before)
-            except (Failed, KeyboardInterrupt):
-                self._restore(bool(before))
+            except (Failed, KeyboardInterrupt) as why:
+                self._restore(bool(before), interrupted=isinstance(why, KeyboardInterrupt))
                 raise
             shutil.rmtree(self.good, ignore_errors=True)
             shutil.copytree(self.build, self.good)
@@ -353,7 +355,7 @@ class Compose:
         host = plan.host or environment.domains[0]
         return edge.ask(address, port, secure, host, plan.health_url)
 
-    def _restore(self, ran_before: bool) -> None:
+    def _restore(self, ran_before: bool, interrupted: bool) -> None:
         """After a failed up: the last good state again, or nothing where there was none. Not to be interrupted."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
@@ -367,12 +369,18 @@ class Compose:
         say.line("bringing back what ran before")
         try:
             version = (self.good / ".edge").read_text()
+            good, failed = (YAML(typ="safe").load(d / "stack.yml")["services"] for d in (self.good, self.build))
             shutil.rmtree(self.build)
             shutil.copytree(self.good, self.build, ignore=shutil.ignore_patterns(".edge"))
             edge.switch(self.local / "edge", version)
             running = {c.id for c in self.containers()}
             self._sweep()
-            self._compose("up", "--detach", "--no-build", "--pull=never", "--remove-orphans")
+            up = ("up", "--detach", "--no-build", "--pull=never")
+            # Compose was cut short: a container that it had told to stop runs still, and soon does not.
+            touched = [name for name, service in good.items() if service != failed.get(name)]
+            if interrupted and touched:
+                self._compose(*up, "--no-deps", "--force-recreate", *touched)
+            self._compose(*up, "--remove-orphans")
             self._wait(running)
             self._reload(version)
             # Only then Nginx knows the containers that came back, and has forgiven the addresses that failed (1 s).
