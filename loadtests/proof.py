@@ -31,6 +31,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from loadtests import machine
 from loadtests.http1 import Edge
 from loadtests.openmodel import Effects, effects
 from loadtests.proof_load import Load
@@ -70,12 +71,13 @@ async def prove(options: argparse.Namespace, edges: list[Edge]) -> Proof:
     running = asyncio.create_task(load.run())
     start = end = load.now() + options.warm
     code: int | None = None
+    cores: float | None = None
     if not await load.wait(options.warm):
-        start = load.now()
+        start, before = load.now(), machine.ticks()
         say.line(f"$ {' '.join(options.command)}")
         process = await asyncio.create_subprocess_exec(*options.command)
         code = await process.wait()
-        end = load.now()
+        end, cores = load.now(), machine.share(before, machine.ticks())
         say.line(f"ended with {code} after {end - start:.1f} s")
         code = None if load.stop.is_set() else code  # then its end was not under load
         await load.wait(options.cool)
@@ -114,6 +116,8 @@ async def prove(options: argparse.Namespace, edges: list[Edge]) -> Proof:
         "generator_cpu": f"{cpu / took:.0%} of a core, {cpu / max(sent, 1) * 1000:.2f} ms a request",
         "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.release()}, load average {busy:.1f} before, {os.getloadavg()[0]:.1f} after",
     }
+    if cores is not None:
+        conditions["cpu"] = f"{cores:.0%} of this machine's cores were busy while the command ran"
     return Proof(
         options.name, options.command, start, end, code, options.expect_failure,
         sorted(load.outcomes, key=lambda o: o.due), load.events, counted, trouble, interrupted, conditions,

@@ -22,6 +22,7 @@ COLUMNS = (
     "failed",
     "effects",
     "GET p99 before / during / after, ms",
+    "CPU",
 )
 AWAY = 75
 """s that a lost host is away (tests/hosts/proof.py)."""
@@ -63,6 +64,7 @@ def row(proof: dict[str, Any]) -> str:
         f"**{every['failed']}**",
         counted,
         p99,
+        proof["conditions"]["cpu"].partition(" ")[0],
     ]
     return f"| {' | '.join(cells)} |\n"
 
@@ -132,7 +134,7 @@ def main() -> None:
 the controller. {first["rate"]}; besides, through every edge 8 WebSockets with a message a second, and 8 event streams, of
 which two last 10 s and the others are opened anew all the time. Over TLS. A request fails when its answer is no 2xx, is cut,
 is another one's, or does not come; no client repeats anything. A command goes on, again and again, until every class was sent
-1,000 times during it. What goes to hosts in rotation (edge-image, host-drained, host-removed) asks each edge's `/healthz` once a
+1,000 times during it; CPU: what the two cores were busy meanwhile. What goes to hosts in rotation (edge-image, host-drained, host-removed) asks each edge's `/healthz` once a
 second, as a balancer does.
 
 Again: `make test-hosts T=tests/hosts/proof.py`, `python -m loadtests.proof_results`. Every request is in [proof/](proof/), with

@@ -264,8 +264,9 @@ class EdgeTimeouts(Strict):
     """The edge's part of the chain's timeout contract, in seconds. What concerns clients alone stands in
     nginx/snippets/timeouts.conf."""
 
-    upstream_keep_alive: Seconds = 15
-    """s. An idle connection to a gateway stays open this long: less than every gateway's own `timeouts.keep_alive`."""
+    upstream_keep_alive: Seconds = 1
+    """s. An idle connection to a gateway stays open this long: less than every gateway's own `timeouts.keep_alive`, and
+    short, because it may lead to a host that has been lost since. An app that is asked more often than this keeps its own."""
     resolver_valid: WholeSeconds = 1
     """s. Nginx asks the engine's DNS again after this: below the 2 s that Swarm waits between taking a stopping task out
     of DNS and sending it SIGTERM."""

@@ -1,4 +1,4 @@
-"""Keeps all cores of this machine so busy, together with everything else that runs: python burn.py 0.9 SECONDS"""
+"""Keeps all cores of this machine so busy, together with everything else that runs: python -m tests.hosts.burn 0.9 SECONDS"""
 
 from __future__ import annotations
 
@@ -7,18 +7,14 @@ import os
 import signal
 import sys
 import time
-from pathlib import Path
 
-
-def busy() -> tuple[float, float]:
-    """Busy and all ticks of all cores so far."""
-    ticks = [int(n) for n in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
-    return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
+from loadtests.machine import share as busy
+from loadtests.machine import ticks
 
 
 def burn(share: float, seconds: float) -> None:
     """One process of many: works a part of each 20 ms, more while the machine has time left, less while it has not."""
-    end, part, before = time.monotonic() + seconds, 0.5, busy()
+    end, part, before = time.monotonic() + seconds, 0.5, ticks()
     for number in range(10**9):
         began = time.monotonic()
         if began > end:
@@ -27,9 +23,8 @@ def burn(share: float, seconds: float) -> None:
             pass
         time.sleep((1 - part) * 0.02)
         if number % 25 == 24:
-            now = busy()
-            used = (now[0] - before[0]) / max(now[1] - before[1], 1)
-            part, before = min(max(part + (share - used), 0.0), 1.0), now
+            now = ticks()
+            part, before = min(max(part + share - (busy(before, now) or 0.0), 0.0), 1.0), now
 
 
 if __name__ == "__main__":
