@@ -92,14 +92,16 @@ def lost(proof: dict[str, Any]) -> str:
 
 def gap(proof: dict[str, Any]) -> str:
     """What the only host's edge costs when its image changes: one gap for each time."""
-    failed = sorted(failures(proof), key=lambda f: float(f["started"]))
+    every = sorted(failures(proof), key=lambda f: float(f["started"]))
+    cut = sum(1 for failure in every if failure["why"] == "cut")  # streams, of which some had begun long before
+    failed = [failure for failure in every if failure["why"] != "cut"]
     gaps: list[list[dict[str, Any]]] = []
     for failure in failed:
         if not gaps or failure["started"] > gaps[-1][-1]["started"] + 5:
             gaps.append([])
         gaps[-1].append(failure)
-    return "".join(
-        f"- {len(of)} of {proof['summary']['all']['requests']:,} requests failed, begun within {of[-1]['started'] - of[0]['started']:.1f} s: "
+    return f"Of {proof['summary']['all']['requests']:,} requests, {cut} streams were cut, and\n\n" + "".join(
+        f"- {len(of)} were refused or closed, begun within {of[-1]['started'] - of[0]['started']:.1f} s: "
         + ", ".join(f"{why} {n}" for why, n in Counter(f["why"] for f in of).items())
         + "\n"
         for of in gaps
@@ -130,15 +132,16 @@ def main() -> None:
     )
     text = f"""# Proof: what is done to a fleet under load
 
-{first["date"]}, three machines of `make hosts-up` on {first["machine"].partition(",")[0]} that they share with the load and
-the controller. {first["rate"]}; besides, through every edge 8 WebSockets with a message a second, and 8 event streams, of
-which two last 10 s and the others are opened anew all the time. Over TLS. A request fails when its answer is no 2xx, is cut,
-is another one's, or does not come; no client repeats anything. A command goes on, again and again, until every class was sent
-1,000 times during it; CPU: what the two cores were busy meanwhile. What goes to hosts in rotation (edge-image, host-drained, host-removed) asks each edge's `/healthz` once a
-second, as a balancer does.
+{first["date"]}, three machines of `make hosts-up` on {first["machine"].partition(",")[0]} that they share with the load and the controller.
+{first["rate"]};
+besides, through every edge 8 WebSockets with a message a second, and 8 event streams, of which two last 10 s and the others
+are opened anew all the time. Over TLS. A request fails when its answer is no 2xx, is cut, is another one's, or does not
+come; no client repeats anything. A command goes on, again and again, until every class was sent 1,000 times during it; CPU
+is how busy the cores were meanwhile. What goes to hosts in rotation (edge-image, host-drained, host-removed) asks each
+edge's `/healthz` once a second, as a balancer does.
 
-Again: `make test-hosts T=tests/hosts/proof.py`, `python -m loadtests.proof_results`. Every request is in [proof/](proof/), with
-its due time, start, end, edge, status and error; and what each container went through.
+Again, in an hour: `make test-hosts T=tests/hosts/proof.py`, then `python -m loadtests.proof_results`. Every request is in
+[proof/](proof/), with its due time, start, end, edge, status and error; and what each container went through.
 
 **{requests:,} requests, {failed} failed.**
 
@@ -156,8 +159,10 @@ its due time, start, end, edge, status and error; and what each container went t
         text += f"""
 ## A host that is lost
 
-Not drained: its power fails (stop), its cable is pulled (cut), or it freezes (pause), under the same load, through the two
-edges that are left; after {AWAY} s it is back. Failed requests by when they began: before the loss, within 2 s after it, later.
+Not drained: its power fails (stop), its cable is pulled (cut), or its processes freeze while its kernel goes on taking
+connections (pause), under the same load, through the two edges that are left; after {AWAY} s it is back. Failed requests by
+when they began: before the loss, within 2 s after it, later. What was in flight waits for `timeouts.request` (30 s) at most;
+GETs are asked of another replica as soon as the loss is known.
 
 | what | requests | before | within 2 s | later: GET | later: others | longest wait of a failed one | replicas back after |
 |---|---|---|---|---|---|---|---|
