@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import getpass
+import hashlib
 import json
 import os
 import secrets as random_secrets
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -140,26 +143,63 @@ def load(
     users: Annotated[int | None, typer.Option(min=1, help="Users at a time.")] = None,
     rate: Annotated[float | None, typer.Option(min=0.1, help="Users started per second.")] = None,
     time: Annotated[str | None, typer.Option(help="How long a headless run takes: 30s, 2m.")] = None,
+    model: Annotated[str | None, typer.Option(help="closed: users wait for answers; open: arrivals a second.")] = None,
+    shape: Annotated[str | None, typer.Option(help="steady, smoke, ramp, spike, soak or knee.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Generating processes (default: one a core).")] = None,
+    selfcheck: Annotated[bool, typer.Option(help="Find the rate up to which this machine measures rightly.")] = False,
+    locust: Annotated[list[str] | None, typer.Argument(help="Any of Locust's own options, after --.")] = None,
 ) -> None:
     """Locust against the running chain, from inside its network."""
     engine = _engine(root, env)
     if not engine.containers():
         raise Failed("the stack is not running. Type: make up")
-    options = {"--users": users, "--spawn-rate": rate, "--run-time": time}
+    options = {
+        "--users": users, "--spawn-rate": rate, "--run-time": time, "--model": model, "--shape": shape,
+        "--processes": workers,
+    }  # fmt: skip
     arguments = [part for flag, value in options.items() if value is not None for part in (flag, str(value))]
-    if headless:
+    if selfcheck:
+        most = str(250 * (workers or os.cpu_count() or 1))  # of twenty a second each: more than one core can send
+        arguments += ["--locustfile", "loadtests/selfcheck.py", "--model", "open", "--shape", "knee", "--users", most]
+    if headless or selfcheck:
         arguments.append("--headless")
     else:
         say.line("Locust's web UI: http://localhost:8089   (Ctrl-C ends it)")
+    arguments += locust or []
     facts = {
         "GATEHOUSE_PROJECT": engine.project,
         "GATEHOUSE_SITE": str(engine.site.root),
         "GATEHOUSE_ENV": env,
         "GATEHOUSE_LOAD_IMAGE": images.load_generator(),
+        "GATEHOUSE_VERSION": _version(),
         "GATEHOUSE_DOCKER": " ".join(docker.client()),
     }
     # Replaces this process, so that signals reach the run itself.
     os.execve(HERE / "loadtests/run.sh", ["run.sh", *arguments], {**os.environ, **facts})
+
+
+@verb
+def load_key(root: Root = HERE) -> None:
+    """The key of load tests against hosts, kept in .local/load.key; and what lets an environment's edges know it."""
+    file = root.resolve() / ".local/load.key"
+    if not file.exists():
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+        file.touch(0o600)
+        file.write_text(random_secrets.token_urlsafe(24))
+    digest = base64.urlsafe_b64encode(hashlib.md5(file.read_bytes(), usedforsecurity=False).digest())
+    say.line("write it into environments/ENV.yml, and deploy:")
+    console.print(f"edge:\n  timing: md5:{digest.decode().rstrip('=')}", markup=False, highlight=False)
+
+
+def _version() -> str:
+    """Of this clone, as git names it; the package's where there is no git."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", HERE, "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return "unknown"
+    return done.stdout.strip() or "unknown"
 
 
 @verb

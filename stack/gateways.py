@@ -98,7 +98,7 @@ def gunicorn_gthread(app: App, workers: int, prefix: str, listen: str) -> list[s
 
 def gunicorn_gevent(app: App, workers: int, prefix: str, listen: str) -> list[str]:
     """Greenlets: sockets and sleeps are monkey-patched, so waiting is cheap and C code that waits blocks everybody."""
-    return _gunicorn("gevent", app, workers, prefix, listen, *_script_name(prefix))
+    return _gunicorn("gevent", app, workers, prefix, listen, "--config", CONFIGURATION, *_script_name(prefix))
 
 
 def gunicorn_asgi(app: App, workers: int, prefix: str, listen: str) -> list[str]:

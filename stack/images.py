@@ -26,6 +26,7 @@ from stack.say import say
 PRODUCT = Path(__file__).resolve().parent.parent
 DOCKERFILE = PRODUCT / "apps/Dockerfile"
 GATEWAYS = PRODUCT / "compose/gateways"
+TIMING = GATEWAYS / "gatehouse_timing.py"
 PYTHON_IMAGE = "python:3.13-slim-trixie"
 
 PULL_PATIENCE = 10.0
@@ -43,7 +44,7 @@ def name(plan: AppPlan, prefix: str | None = None) -> str:
     The base image counts by name only: after pulling a newer one, `docker image rm` the app's to build on it.
     """
     digest = hashlib.sha256()
-    for part in (DOCKERFILE.read_bytes(), repr(_arguments(plan)).encode()):
+    for part in (DOCKERFILE.read_bytes(), TIMING.read_bytes(), repr(_arguments(plan)).encode()):
         digest.update(hashlib.sha256(part).digest())
     for folder, path in ((f, p) for f in (GATEWAYS / plan.gateway.files, plan.folder) for p in sorted(_content(f))):
         mode = path.lstat().st_mode

@@ -283,6 +283,9 @@ class Edge(Strict):
     two thirds of the throughput of a fast app."""
     memory: Size = "256M"
     """Memory at most, temporary files of request bodies included."""
+    timing: Annotated[str, StringConstraints(pattern=r"^(open|off|md5:[A-Za-z0-9_-]{22})$")] = "off"
+    """Who gets `Server-Timing` on answers (how long edge, gateway and app took): off (nobody), open (everybody) or
+    md5:... (a load test that knows the key of this hash; `make load-key` makes both)."""
     index: bool = False
     """Show a small page of what runs here at /, where no app has that route."""
     timeouts: EdgeTimeouts = EdgeTimeouts()

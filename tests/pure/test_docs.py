@@ -34,7 +34,7 @@ def test_a_generated_page_is_current(path: str, text: str) -> None:
 
 
 def test_no_model_is_forgotten_here() -> None:
-    assert set(MODELS) == set(Strict.__subclasses__())
+    assert set(MODELS) == {model for model in Strict.__subclasses__() if model.__module__ == Strict.__module__}
 
 
 @pytest.mark.parametrize("model", MODELS)

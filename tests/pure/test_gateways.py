@@ -58,7 +58,7 @@ def test_gunicorn_gthread() -> None:
 
 def test_gunicorn_gevent() -> None:
     assert command("gunicorn-gevent", "/shop") == [
-        *["gunicorn", "app:app", "--worker-class", "gevent", "--workers", "2"],
+        *["gunicorn", "app:app", "--worker-class", "gevent", "--workers", "2", "--config", "/gateway/conf.py"],
         *["--env", "SCRIPT_NAME=/shop"],
         *GUNICORN,
     ]

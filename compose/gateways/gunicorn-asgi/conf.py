@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from gatehouse_timing import asgi
+
 
 def post_worker_init(worker: Any) -> None:
-    worker.asgi = behind_nginx(worker.asgi)
+    worker.asgi = asgi(behind_nginx(worker.asgi))
 
 
 def behind_nginx(app: Any) -> Any:

@@ -3,12 +3,14 @@
 import signal
 from typing import Any
 
+from gatehouse_timing import wsgi
 from gunicorn.workers.sync import StopWaiting
 
 
 def post_worker_init(worker: Any) -> None:
-    """Leaves the door open for nobody. A worker that is told to end lets nobody in, but both classes have the door open
+    """Times the app, and leaves the door open for nobody. A worker that is told to end lets nobody in, but both classes have the door open
     until they are gone: the kernel goes on taking connections, and Nginx waits for an answer that never comes."""
+    worker.wsgi = wsgi(worker.wsgi)
     if hasattr(worker, "set_accept_enabled"):
         gthread_closes_its_door(worker)
     else:

@@ -1,11 +1,12 @@
-"""Uvicorn's command line, with what it leaves open behind Nginx mended for every app: python -P conf.py APP OPTIONS..."""
+"""Uvicorn's command line, the app timed, and what it leaves open behind Nginx mended: python -P conf.py APP OPTIONS..."""
 
 from typing import Any
 
-from uvicorn import main
+from gatehouse_timing import asgi
+from uvicorn import Config, main
 from uvicorn.supervisors import Multiprocess
 
-terminate_all = Multiprocess.terminate_all
+load, terminate_all = Config.load, Multiprocess.terminate_all
 
 
 def close_and_terminate_all(self: Any) -> None:
@@ -16,6 +17,12 @@ def close_and_terminate_all(self: Any) -> None:
     terminate_all(self)
 
 
+def load_and_time(self: Any) -> None:
+    load(self)
+    self.loaded_app = asgi(self.loaded_app)
+
+
+Config.load = load_and_time  # type: ignore[method-assign]
 Multiprocess.terminate_all = close_and_terminate_all  # type: ignore[method-assign]
 
 if __name__ == "__main__":
