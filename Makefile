@@ -11,7 +11,7 @@ STACK  := .venv/bin/python -m stack
 export GATEHOUSE_ENV := $(ENV)
 
 .DEFAULT_GOAL := help
-.PHONY: help up down ps logs restart shell show secret load load-headless bench test check render reference lock deploy proof rollback releases hosts-up hosts-down test-hosts
+.PHONY: help up down ps logs restart shell show secret load load-headless load-key load-check lesson compare bench test check render reference lock deploy proof rollback releases hosts-up hosts-down test-hosts
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2} /^# ---/ {print "\n" substr($$0, 7)}' Makefile
@@ -39,11 +39,14 @@ shell: .venv/tools ## a shell in its container    APP=flask
 show: .venv/tools ## every setting: value, origin, reason
 	@$(STACK) show
 
+LOAD = $(if $(USERS),--users $(USERS)) $(if $(RATE),--rate $(RATE)) $(if $(TIME),--time $(TIME)) \
+       $(if $(MODEL),--model $(MODEL)) $(if $(SHAPE),--shape $(SHAPE)) $(if $(WORKERS),--workers $(WORKERS)) \
+       $(if $(LOCUST),-- $(LOCUST))
 load: .venv/tools ## Locust's web UI: load through client -> Nginx -> gateway -> app
-	@$(STACK) load
+	@$(STACK) load $(LOAD)
 
 load-headless: .venv/tools ## one run and its summary     [USERS=28 RATE=7 TIME=2m]
-	@$(STACK) load --headless $(if $(USERS),--users $(USERS)) $(if $(RATE),--rate $(RATE)) $(if $(TIME),--time $(TIME))
+	@$(STACK) load --headless $(LOAD)
 
 # --- working on it
 
@@ -55,6 +58,18 @@ check: .venv/tests ## configuration, lint, types, format
 
 bench: .venv/tools ## hello through every gateway, kept connections on and off
 	@.venv/bin/python -m loadtests.bench
+
+compare: .venv/tools ## two runs side by side, and what is noise   A=build/load/... B=build/load/...
+	@.venv/bin/python -m loadtests.compare $(or $(A),$(error Type: make compare A=build/load/... B=build/load/...)) $(or $(B),$(error B is missing))
+
+lesson: .venv/tools ## a 100 ms wait on sync, threads and an event loop: theory and measured
+	@.venv/bin/python -m loadtests.lesson
+
+load-check: .venv/tools ## up to which rate this machine measures rightly
+	@$(STACK) load --selfcheck $(LOAD)
+
+load-key: .venv/tools ## lets load tests see where the time goes on hosts, too
+	@$(STACK) load_key
 
 secret: .venv/tools ## keep a local secret          APP=shop NAME=API_KEY
 	@$(STACK) secret $(or $(APP),$(error Type: make secret APP=shop NAME=API_KEY)) $(or $(NAME),$(error Type: make secret APP=shop NAME=API_KEY))

@@ -4,25 +4,72 @@
 # mypy: allow-untyped-decorators
 
 import os
+import socket
 import sys
+import urllib.parse
 from pathlib import Path
+from typing import Any
 
 from locust import events
 from locust.argument_parser import LocustArgumentParser
+from locust.env import Environment
+from locust.runners import Runner, WorkerRunner
 
-from loadtests import summary  # noqa: F401  its listeners
+from loadtests import slo, summary, ui  # noqa: F401  their listeners
+from loadtests.shapes import Knee, Ramp, Smoke, Soak, Spike
 from loadtests.users import user_classes
 from stack.load import SiteError, load_site
 
-root = Path(os.environ.get("GATEHOUSE_ROOT", Path(__file__).resolve().parent.parent))
+REPOSITORY = Path(__file__).resolve().parent.parent
+root = Path(os.environ.get("GATEHOUSE_ROOT", REPOSITORY))
 try:
-    classes = user_classes(load_site(root, os.environ.get("GATEHOUSE_ENV", "local")))
-except SiteError as error:
-    sys.exit(str(error))
+    summary.site = load_site(root, os.environ.get("GATEHOUSE_ENV", "local"))
+    summary.limits = slo.load(REPOSITORY / "loadtests/slo" / f"{summary.site.env}.yml", REPOSITORY)
+    classes = user_classes(summary.site)
+except (SiteError, ValueError) as error:
+    sys.exit(f"error: {error}")
 globals().update(classes)
 
 
-# What the web UI's form shows and headless runs take: four users of each class, all there after four seconds.
+SHAPES = {shape.__name__.lower(): shape for shape in (Smoke, Ramp, Spike, Soak, Knee)}
+
+
+# What the web UI's form shows and headless runs take: four users of each class, all there after four seconds. Not in a
+# group of arguments: those never appear in the form.
 @events.init_command_line_parser.add_listener
-def suggest(parser: LocustArgumentParser) -> None:
+def arguments(parser: LocustArgumentParser) -> None:
     parser.set_defaults(num_users=4 * len(classes), spawn_rate=len(classes))
+    parser.add_argument(
+        "--model",
+        choices=["closed", "open"],
+        default="closed",
+        help="closed: users wait for each answer; open: each is one arrival a second, whatever became of the others",
+    )
+    # In the form it is the class picker's.
+    parser.add_argument("--shape", choices=["steady", *SHAPES], default="steady", include_in_web_ui=False)
+    parser.add_argument("--results", default="build/load", help="folder for runs", include_in_web_ui=False)
+
+
+@events.init.add_listener
+def steady_unless_asked(environment: Environment, **_: Any) -> None:
+    """Locust takes the first shape that it finds."""
+    options = environment.parsed_options
+    shape = SHAPES.get(options.shape) if options else None
+    environment.shape_class = shape() if shape else None
+    if environment.shape_class:
+        environment.shape_class.runner = environment.runner
+
+
+@events.init.add_listener
+def somebody_answers(environment: Environment, runner: Runner, **_: Any) -> None:
+    """Else a run would be a minute of refused connections."""
+    target = urllib.parse.urlsplit(environment.host or "")
+    options = environment.parsed_options
+    if isinstance(runner, WorkerRunner) or not (options and options.headless):
+        return
+    try:
+        socket.create_connection(
+            (target.hostname or "", target.port or (443 if target.scheme == "https" else 80)), 5
+        ).close()
+    except OSError as error:
+        sys.exit(f"error: nobody answers at {environment.host}: {error}. Is the chain up? Type: make up")

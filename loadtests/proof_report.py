@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from loadtests.openmodel import INTERVALS, Effects, Outcome, Row, percentile, summary, validity
+from loadtests.page import COLOURS, document, label, rect
 
 INTERRUPTED = 130
 
@@ -141,24 +142,6 @@ def write(proof: Proof, folder: Path) -> None:
     (folder / "proof.html").write_text(page(proof))
 
 
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1.5rem;
-       --ink: #1c2733; --dim: #66717c; --good: #0b6e4f; --bad: #c0262d; --line: #d9dfe5; --fill: #9db8cf; --shade: #fff3d6;
-       color: var(--ink); background: #fff; }
-h1 { font-size: 1.5rem; margin: 0; } .verdict { font-size: 1.15rem; font-weight: 600; color: var(--good); }
-.bad { color: var(--bad); } .dim { color: var(--dim); } code { font-size: .9rem; }
-table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .2rem .7rem; border-bottom: 1px solid var(--line); font-weight: 400; }
-th { color: var(--dim); } th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
-.scroll { overflow-x: auto; } svg { width: 100%; height: auto; } svg text { font: 11px system-ui, sans-serif; fill: var(--dim); }
-details { margin: 1rem 0; } dt { color: var(--dim); float: left; clear: left; width: 11rem; } dd { margin: 0 0 0 12rem; }
-@media (prefers-color-scheme: dark) {
-  body { --ink: #dde3e9; --dim: #93a0ad; --good: #46c29a; --bad: #ff7a7a; --line: #2c3641; --fill: #4f6d87; --shade: #3a3115;
-         background: #12181f; } }
-"""
-COLOURS = ("#c0262d", "#e8590c", "#9c36b5", "#1971c2", "#2f9e44", "#f08c00", "#0c8599", "#e64980", "#5f3dc4")
-
-
 def page(proof: Proof) -> str:
     """The whole report in one file, for people."""
     code, sentence = proof.verdict
@@ -175,27 +158,20 @@ def page(proof: Proof) -> str:
         **{key.replace("_", " "): value for key, value in proof.conditions.items()},
     }
     head = "".join(f"<th>{heading}" for heading in HEADINGS)
-    body = "".join(
+    rows = "".join(
         f"<tr{_bad(cells[2] != '0')}>" + "".join(f"<td>{html(cell)}" for cell in cells) for cells in _cells(proof)
     )
     failed = [o for o in proof.outcomes if o.failure]
-    return f"""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>{html(proof.name)}: {"passed" if code == 0 else "not passed"}</title>
-<style>{STYLE}</style>
-<h1>{html(proof.name)}</h1>
+    body = f"""<h1>{html(proof.name)}</h1>
 <p class="verdict{" bad" if code else ""}">{html(sentence)}</p>
 {_timeline(proof)}
 <p class="dim">Shaded: while the command ran. Vertical lines: events on the hosts; point at one to read it.</p>
-<div class="scroll"><table><tr>{head}{body}</table></div>
+<div class="scroll"><table><tr>{head}{rows}</table></div>
 <p class="dim">Before, during and after the command: p50 / p99 in ms, from when a request was due.</p>
 <dl>{"".join(f"<dt>{html(key)}<dd>{html(str(value))}" for key, value in facts.items())}</dl>
 {_list("Failed requests", (f"{_at(proof, o.due)} {o.kind} through {o.edge}: {o.error or o.failure}" for o in failed))}
-{_list("Events", (f"{_at(proof, e['at'])} {_event(e)}" for e in proof.events))}
-</html>
-"""
+{_list("Events", (f"{_at(proof, e['at'])} {_event(e)}" for e in proof.events))}"""
+    return document(f"{proof.name}: {'passed' if code == 0 else 'not passed'}", body)
 
 
 def _bad(bad: bool) -> str:
@@ -254,15 +230,15 @@ def _timeline(proof: Proof) -> str:
         return RATES[1] - count / most * (RATES[1] - RATES[0])
 
     bad = sorted({kind for kinds in failed.values() for kind in kinds})
-    parts = [_box(x(proof.start - first), RATES[0] - 8, x(proof.end - first), TIMES[1], "var(--shade)", "the command")]
+    parts = [rect(x(proof.start - first), RATES[0] - 8, x(proof.end - first), TIMES[1], "var(--shade)", "the command")]
     for bar, count in sent.items():
         left, right, base = x(bar * step), x((bar + 1) * step), 0
-        parts.append(_box(left, rate(count), right - 0.5, RATES[1], "var(--fill)", f"{count / step:.0f}/s"))
+        parts.append(rect(left, rate(count), right - 0.5, RATES[1], "var(--fill)", f"{count / step:.0f}/s"))
         for kind in (kind for kind in bad if failed[bar][kind]):
             number = failed[bar][kind]
             top = min(rate(base + number), rate(base) - 3)  # one failure of 140 requests has to be seen
             colour = COLOURS[bad.index(kind) % len(COLOURS)]
-            parts.append(_box(left, top, right - 0.5, rate(base), colour, f"{kind}: {number} failed"))
+            parts.append(rect(left, top, right - 0.5, rate(base), colour, f"{kind}: {number} failed"))
             base += number
     line = " ".join(
         f"{x((bar + 0.5) * step):.1f},{TIMES[1] - value / slowest * (TIMES[1] - TIMES[0]):.1f}"
@@ -278,23 +254,14 @@ def _timeline(proof: Proof) -> str:
             f'stroke-width="1.5" stroke-opacity=".6"><title>{said}</title></line>'
         )
     tick = next(t for t in (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 3600) if length / t <= 12 or t == 3600)
-    parts += [_text(x(s), TIMES[1] + 16, f"{s} s", "middle") for s in range(0, int(length) + 1, tick)]
+    parts += [label(x(s), TIMES[1] + 16, f"{s} s", "middle") for s in range(0, int(length) + 1, tick)]
     for (top, bottom), unit, value in ((RATES, "/s", most / step), (TIMES, " ms", slowest)):
-        parts += [_text(LEFT - 6, top + 4, f"{value:,.0f}{unit}"), _text(LEFT - 6, bottom + 4, "0")]
+        parts += [label(LEFT - 6, top + 4, f"{value:,.0f}{unit}"), label(LEFT - 6, bottom + 4, "0")]
         parts.append(f'<line x1="{LEFT}" x2="{WIDTH - 4}" y1="{bottom}" y2="{bottom}" stroke="var(--line)"/>')
-    parts.append(_text(LEFT, RATES[0] - 10, "requests and failures", "start"))
-    parts.append(_text(LEFT, TIMES[0] - 10, f"p99 of the short requests (without {', '.join(LONG)})", "start"))
+    parts.append(label(LEFT, RATES[0] - 10, "requests and failures", "start"))
+    parts.append(label(LEFT, TIMES[0] - 10, f"p99 of the short requests (without {', '.join(LONG)})", "start"))
     for number, kind in enumerate(bad):
         left = 190 + 80 * number
-        parts.append(_box(left, RATES[0] - 19, left + 9, RATES[0] - 10, COLOURS[number % len(COLOURS)], kind))
-        parts.append(_text(left + 13, RATES[0] - 10, kind, "start"))
+        parts.append(rect(left, RATES[0] - 19, left + 9, RATES[0] - 10, COLOURS[number % len(COLOURS)], kind))
+        parts.append(label(left + 13, RATES[0] - 10, kind, "start"))
     return f'<svg viewBox="0 0 {WIDTH} {TIMES[1] + 22}" role="img">{"".join(parts)}</svg>'
-
-
-def _box(left: float, top: float, right: float, bottom: float, colour: str, title: str) -> str:
-    size = f'width="{max(right - left, 1):.1f}" height="{max(bottom - top, 0):.1f}"'
-    return f'<rect x="{left:.1f}" y="{top:.1f}" {size} fill="{colour}"><title>{html(title)}</title></rect>'
-
-
-def _text(x: float, y: float, text: str, anchor: str = "end") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html(text)}</text>'

@@ -3,7 +3,7 @@
 #
 #   loadtests/run.sh [arguments of Locust]      (`make load` and `make load-headless` set its environment)
 #
-# Exit code: Locust's own, 1 when any request failed. However it ends, no container and no network stays behind.
+# Exit code of a headless run: loadtests/slo.py's, or Locust's own, 1 when any request failed. However it ends, no container and no network stays behind.
 set -eu
 cd "$(dirname "$0")"
 
@@ -26,16 +26,18 @@ fi
 # A file, because sudo drops the environment.
 printf '%s\n' "GATEHOUSE_PROJECT=$project" "GATEHOUSE_SITE=${GATEHOUSE_SITE:-..}" \
     "GATEHOUSE_LOAD_IMAGE=${GATEHOUSE_LOAD_IMAGE:-}" "GATEHOUSE_ENV=${GATEHOUSE_ENV:-local}" "GATEHOUSE_USER=$user" \
-    "GATEHOUSE_LOAD_PORT=${GATEHOUSE_LOAD_PORT:-8089}" >"$results.env"
+    "GATEHOUSE_LOAD_PORT=${GATEHOUSE_LOAD_PORT:-8089}" "GATEHOUSE_VERSION=${GATEHOUSE_VERSION:-unknown}" \
+    "GATEHOUSE_LOAD_PASSWORD=${GATEHOUSE_LOAD_PASSWORD:-}" >"$results.env"
 # A project of its own for each run, so that the end of one does not end another.
 compose() { $docker compose --progress quiet -p "$project-load-$$" -f compose.yml --env-file "$results.env" "$@"; }
 
 ports=--service-ports
 case " $* " in *" --headless "*)
     ports=
-    # At the end longer than users.py's PATIENCE, so that a request without an answer is a failure and not left out.
-    set -- --stop-timeout 35 --run-time 2m --csv /results/stats --html /results/report.html "$@" ;;
+    set -- --run-time 2m --csv /results/stats "$@" ;;
 esac
+# At the end longer than users.py's PATIENCE, so that a request without an answer is a failure and not left out.
+set -- --results /results --stop-timeout 35 "$@"
 
 trap 'trap "" INT TERM HUP; compose down --remove-orphans' EXIT
 trap 'exit 130' INT TERM HUP

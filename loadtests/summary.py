@@ -1,21 +1,41 @@
-"""The end of a run: no answer is lost, and a table shows the requests by user class (with --csv also as a file)."""
+"""The end of a run: no answer is lost, tables say how it went, and its folder keeps it: run.json and report.html.
+
+Exit code of --headless, where loadtests/slo/ENV.yml has limits: slo.py's; else Locust's own, 1 when a request failed."""
 
 # Locust's event hooks have no types.
 # mypy: allow-untyped-decorators, allow-untyped-calls
 
 from __future__ import annotations
 
+import atexit
 import csv
+import json
 import logging
+import os
+import platform
 import time
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import locust
 from locust import events
 from locust.env import Environment
 from locust.rpc import Message
 from locust.runners import MasterRunner, Runner, WorkerRunner
+
+from loadtests import slo, watch
+from loadtests.hops import Capacity
+from loadtests.report import page
+from loadtests.run import Run
+from loadtests.shapes import Knee
+from stack.load import Site
+from stack.say import console
+
+site = cast(Site, None)
+limits: slo.Slo | None = None
+"""What is loaded, and what its environment's limits are; locustfile.py sets both."""
 
 requests: Counter[str] = Counter()
 failures: Counter[str] = Counter()
@@ -70,6 +90,61 @@ def wait_for_workers(runner: Runner, environment: Environment, **_: Any) -> None
 
 # Not test_stop: there the master lacks what its workers report last (a quarter of the requests, measured). Added on
 # import, so that it runs after the master's own listener, which waits for those reports: `quitting` fires in reverse.
+def the_run(environment: Environment | None = None) -> Run:
+    """The run as it stands."""
+    options = environment and environment.parsed_options
+    began = datetime.now(UTC).timestamp() - (watch.clock() - watch.began) if watch.began else time.time()
+    asked: dict[str, Any] = {}
+    if environment and options:
+        shape = environment.shape_class
+        asked = {
+            "model": options.model,
+            "shape": type(shape).__name__ if shape else "Steady",
+            "users": options.num_users,
+            "target": environment.host,
+            **({"knee": shape.found} if isinstance(shape, Knee) and shape.found else {}),
+        }
+    return Run(
+        name=f"{datetime.fromtimestamp(began, UTC):%Y%m%d-%H%M%S}",
+        date=datetime.fromtimestamp(began, UTC).isoformat(timespec="seconds"),
+        seconds=watch.seconds(),
+        asked=asked,
+        routes=watch.store.routes,
+        series={round(second - watch.began): of for second, of in sorted(watch.store.seconds.items())},
+        capacities={name: _capacity(name) for name in site.apps},
+        generator=watch.generator,
+        settings={name: _settings(name) for name in site.apps},
+        versions={
+            "gatehouse": os.environ.get("GATEHOUSE_VERSION", "unknown"),
+            "locust": locust.__version__,
+            "python": platform.python_version(),
+        },
+        machine={
+            "cores": os.cpu_count(),
+            "system": f"{platform.system()} {platform.release()}",
+            "load average": round(os.getloadavg()[0], 1),
+        },
+    )
+
+
+def _capacity(name: str) -> Capacity:
+    plan = site.apps[name]
+    kind, workers = plan.gateway.concurrency, plan.sizing.workers * plan.app.replicas
+    slots = {"process": workers, "thread": workers * plan.app.threads}
+    return Capacity(kind, workers, slots.get(kind))
+
+
+def _settings(name: str) -> dict[str, Any]:
+    plan = site.apps[name]
+    written = plan.app.model_dump(mode="json", exclude={"env", "secrets", "placement", "gateway", "workers"})
+    return {"gateway": plan.gateway.name, "workers": plan.sizing.workers, **written}
+
+
+def judged(run: Run) -> slo.Judgement | None:
+    """By the limits of this environment; None where it has none."""
+    return slo.judge(run, limits) if limits else None
+
+
 @events.quitting.add_listener
 def show(environment: Environment, **_: Any) -> None:
     options = environment.parsed_options
@@ -87,3 +162,30 @@ def show(environment: Environment, **_: Any) -> None:
     if options.headless and not requests:
         logging.error("No request was made: nothing is proven.")
         environment.process_exit_code = 1
+        return
+    if not requests:
+        return
+    run = the_run(environment)
+    judgement = judged(run)
+    folder = Path(options.results) / run.name
+    folder.mkdir(parents=True, exist_ok=True)
+    run.write(folder / "run.json")
+    (folder / "report.html").write_text(page(run, judgement))
+    atexit.register(conclude, run, judgement, f"{os.environ.get('GATEHOUSE_RESULTS', options.results)}/{run.name}")
+    if judgement:
+        (folder / "slo.json").write_text(json.dumps(slo.wire(judgement), indent=1) + "\n")
+        # Without a limit for errors, a failed request is Locust's to judge.
+        if options.headless and (judgement.code or any(row.metric == "errors" for row in judgement.rows)):
+            environment.process_exit_code = judgement.code
+
+
+def conclude(run: Run, judgement: slo.Judgement | None, folder: str) -> None:
+    """The last lines, below Locust's own tables."""
+    for app, busy in run.busy.items():
+        print(f"{app}: {busy.sentence}")
+    if knee := run.asked.get("knee"):
+        print(f"Knee: {knee}")
+    print("\n".join([f"Generator: {run.verdict.word}", *(f"  {reason}" for reason in run.verdict.reasons)]))
+    if judgement:
+        slo.table(judgement, console)
+    print(f"{folder}/report.html")
