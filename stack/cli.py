@@ -179,6 +179,31 @@ def load(
 
 
 @verb
+def load_bundle(root: Root = HERE, env: Env = "production") -> None:
+    """Make the image that generates load on hosts (ansible/load.yml), and an archive for each host that lacks it.
+
+    Reads JSON from standard input: hosts (name -> lines of `docker image inspect` there). The last line that it prints is
+    JSON: image, archives (host -> path), and the variables of loadtests/hosts.yml.
+    """
+    site = load_site(root.resolve(), env)
+    there = {host: deliver.images_and_layers(lines) for host, lines in json.load(sys.stdin)["hosts"].items()}
+    docker.client(install=True)
+    with compose.alone(site.root):
+        image = images.load_generator_of(site.root)
+    folder = site.root / ".local/deliver"
+    archives = {host: str(deliver.pack([image], has, folder)) for host, has in there.items() if image not in has}
+    key = site.root / ".local/load.key"
+    variables = {
+        "GATEHOUSE_LOAD_IMAGE": image,
+        "GATEHOUSE_LOAD_TARGET": base_url(site.environment),
+        "GATEHOUSE_LOAD_KEY": key.read_text() if key.exists() else "",
+        "GATEHOUSE_ENV": env,
+        "GATEHOUSE_VERSION": _version(),
+    }
+    print(json.dumps({"image": image, "archives": archives, "variables": variables}))
+
+
+@verb
 def load_key(root: Root = HERE) -> None:
     """The key of load tests against hosts, kept in .local/load.key; and what lets an environment's edges know it."""
     file = root.resolve() / ".local/load.key"

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import os
 import queue
+import shutil
 import stat
 import subprocess
 import sys
@@ -186,6 +187,27 @@ def load_generator() -> str:
         base(PYTHON_IMAGE)
         with say.step("load generator: building its image"):
             _build(["--file", str(recipe), "--tag", image, str(requirements)], "loadtests")
+    return image
+
+
+def load_generator_of(site_root: Path) -> str:
+    """The load generator with all that it reads inside, for hosts where nothing is mounted; returns its name."""
+    ignore = shutil.ignore_patterns("__pycache__", ".*", "node_modules", "results", "*.pem", "*.key")
+    with tempfile.TemporaryDirectory() as folder:
+        context = Path(folder)
+        for source in (PRODUCT / "stack", PRODUCT / "loadtests", site_root / "apps", site_root / "environments"):
+            shutil.copytree(source, context / source.name, ignore=ignore)
+        (context / "Dockerfile").write_text(
+            f"FROM {load_generator()}\nUSER 0\nRUN install -d -o 10001 -g 10001 /results\nUSER 10001:10001\n"
+            'COPY . /gatehouse\nWORKDIR /gatehouse\nENTRYPOINT ["locust", "--config", "loadtests/locust.conf"]\n'
+        )
+        digest = hashlib.sha256()
+        for path in sorted(p for p in context.rglob("*") if p.is_file()):
+            digest.update(f"{path.relative_to(context)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+            path.chmod(0o644)
+        image = f"gatehouse/load-hosts:{digest.hexdigest()[:12]}"
+        if not exists(image):
+            _build(["--tag", image, str(context)], "loadtests")
     return image
 
 
