@@ -141,8 +141,8 @@ def _settings(name: str) -> dict[str, Any]:
 
 
 def judged(run: Run) -> slo.Judgement | None:
-    """By the limits of this environment; None where it has none."""
-    return slo.judge(run, limits) if limits else None
+    """By the limits of this environment; None where it has none, or where a run goes on until it bends."""
+    return slo.judge(run, limits) if limits and run.asked.get("shape") != Knee.__name__ else None
 
 
 @events.quitting.add_listener
@@ -174,9 +174,15 @@ def show(environment: Environment, **_: Any) -> None:
     atexit.register(conclude, run, judgement, f"{os.environ.get('GATEHOUSE_RESULTS', options.results)}/{run.name}")
     if judgement:
         (folder / "slo.json").write_text(json.dumps(slo.wire(judgement), indent=1) + "\n")
-        # Without a limit for errors, a failed request is Locust's to judge.
-        if options.headless and (judgement.code or any(row.metric == "errors" for row in judgement.rows)):
-            environment.process_exit_code = judgement.code
+    if options.headless and (code := exit_code(run, judgement)) is not None:
+        environment.process_exit_code = code
+
+
+def exit_code(run: Run, judgement: slo.Judgement | None) -> int | None:
+    """None: Locust's own, which is 1 when a request failed. Without a limit for errors, that is for Locust to judge."""
+    if judgement:
+        return judgement.code if judgement.code or any(row.metric == "errors" for row in judgement.rows) else None
+    return slo.INVALID if run.verdict.word == "INVALID" and run.asked.get("shape") != Knee.__name__ else None
 
 
 def conclude(run: Run, judgement: slo.Judgement | None, folder: str) -> None:

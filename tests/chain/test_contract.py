@@ -284,7 +284,7 @@ def test_an_upload_reaches_the_app_while_it_is_under_way(plain: httpx.Client) ->
 
     answer = plain.post("/echo", content=slow())
     assert len(answer.content) == 2**17
-    took = re.fullmatch(r"upload;dur=([0-9.]+)", answer.headers["Server-Timing"])
+    took = re.match(r"upload;dur=([0-9.]+)", answer.headers["Server-Timing"])  # the edge adds its own
     assert took
     assert float(took[1]) > 500  # ms; collected at the edge first, it would arrive in one
 

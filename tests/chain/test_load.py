@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -22,8 +24,29 @@ def load(chain: Chain, *arguments: str) -> tuple[int, Run | None]:
     return done.returncode, Run.read(new[-1]) if new else None
 
 
+SHOPPER = """
+from locust import task
+from loadtests.users import AppUser
+
+class Shopper(AppUser):
+    @task
+    def look(self) -> None:
+        with self.request("GET", "/whoami", "by a user of its own"):
+            pass
+"""
+
+
 @pytest.fixture(scope="module")
-def closed(chain: Chain) -> tuple[int, Run]:
+def own_users(chain: Chain) -> Iterator[Path]:
+    """loadtest.py of an app that has one."""
+    file = next(iter(chain.apps.values())).folder / "loadtest.py"
+    file.write_text(SHOPPER)
+    yield file
+    file.unlink()
+
+
+@pytest.fixture(scope="module")
+def closed(chain: Chain, own_users: Path) -> tuple[int, Run]:
     code, run = load(chain, "--users", "14", "--rate", "14", "--time", "8s", "--workers", "2")
     assert run, chain.checkout.output
     return code, run
@@ -38,6 +61,17 @@ def test_a_headless_run_drives_every_user_class_without_a_failure(chain: Chain, 
     assert rows["total"]["failed"] == "0"
     # Eight seconds are too few to judge every limit, and this machine may be too busy to judge any: then it says so.
     assert closed[0] in (MET, INVALID), chain.checkout.output
+
+
+def test_an_app_brings_its_own_users(chain: Chain, closed: tuple[int, Run], own_users: Path) -> None:
+    name = own_users.parent.name
+    assert int(by_class()[f"{name.capitalize()}Shopper"]["requests"]) > 0
+    assert f"{name} GET /whoami by a user of its own" in closed[1].routes
+    own_users.write_text("import nothing_of_that_name")
+    done = chain.checkout.run("load", "--headless", "--time", "2s", check=False)
+    own_users.write_text(SHOPPER)
+    assert done.returncode != 0
+    assert f"error: apps/{name}/loadtest.py: ModuleNotFoundError: No module named" in done.stdout
 
 
 def test_the_masters_hops_are_those_of_all_its_workers(closed: tuple[int, Run]) -> None:
@@ -75,6 +109,24 @@ def test_a_run_with_failures_misses_its_limits(chain: Chain) -> None:
     finally:
         docker.run("unpause", container)
     assert code == MISSED, chain.checkout.output
+
+
+def test_more_than_the_generator_can_send_is_no_measurement(chain: Chain) -> None:
+    rate = (
+        "--model",
+        "open",
+        "--users",
+        "500",
+        "--rate",
+        "500",
+        "--time",
+        "4s",
+        "--workers",
+        "1",
+    )  # of 20 a second each
+    code, run = load(chain, *rate, "--", "--locustfile", "loadtests/selfcheck.py")
+    assert run, chain.checkout.output
+    assert (code, run.verdict.word) == (INVALID, "INVALID"), chain.checkout.output
 
 
 def test_what_cannot_be_measured_is_said_before(chain: Chain) -> None:
