@@ -8,10 +8,13 @@ Nothing but the standard library.
 from __future__ import annotations
 
 import contextvars
+import functools
 from time import perf_counter
 from typing import Any
 
 HEADER = "X-Gatehouse-Time"
+RAW = HEADER.lower().encode()
+STARTS = ("http.response.start", "websocket.accept", "websocket.http.response.start")
 
 
 def wsgi(app: Any) -> Any:
@@ -22,15 +25,23 @@ def wsgi(app: Any) -> Any:
 
         def told(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
             took = f"app;dur={(perf_counter() - start) * 1000:.3f}"
-            return start_response(status, [*headers, (HEADER, took)], exc_info)
+            kept = [(name, value) for name, value in headers if name.lower() != HEADER.lower()]
+            return start_response(status, [*kept, (HEADER, took)], exc_info)
 
         return app(environ, told)
 
     return timed
 
 
-waits: contextvars.ContextVar[list[float]] = contextvars.ContextVar("gatehouse_waits")
-"""s that the request at hand has waited for a thread, a number for each time."""
+class Waits:
+    """How long the request at hand has waited for threads, until its answer began."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.over = False
+
+
+waits: contextvars.ContextVar[Waits] = contextvars.ContextVar("gatehouse_waits")
 
 
 def asgi(app: Any) -> Any:
@@ -42,18 +53,18 @@ def asgi(app: Any) -> Any:
         if scope["type"] == "lifespan":
             await app(scope, receive, send)
             return
-        start, waited = perf_counter(), []  # type: ignore[var-annotated]
+        start, waited = perf_counter(), Waits()
         waits.set(waited)
 
         async def told(message: Any) -> None:
-            if message["type"] in ("http.response.start", "websocket.accept"):
-                took = f"app;dur={(perf_counter() - start) * 1000:.3f}"
-                if waited:
-                    took += f", pool;dur={sum(waited) * 1000:.3f}"
-                message = {
-                    **message,
-                    "headers": [*message.get("headers", ()), (HEADER.lower().encode(), took.encode())],
-                }
+            if message["type"] in STARTS:
+                took = perf_counter() - start
+                waited.over = True
+                said = f"app;dur={took * 1000:.3f}"
+                if waited.seconds:  # calls side by side wait at the same time
+                    said += f", pool;dur={min(waited.seconds, took) * 1000:.3f}"
+                headers = [(name, value) for name, value in message.get("headers", ()) if name.lower() != RAW]
+                message = {**message, "headers": [*headers, (RAW, said.encode())]}
             await send(message)
 
         await app(scope, receive, told)
@@ -71,16 +82,17 @@ def count_waits() -> None:
     if hasattr(run_sync, "waits_are_counted"):
         return
 
+    @functools.wraps(run_sync)
     async def counted(func: Any, *args: Any, **options: Any) -> Any:
         waited, asked = waits.get(None), perf_counter()
-        if waited is None:
+        if waited is None or waited.over:
             return await run_sync(func, *args, **options)
 
         def begun(*given: Any) -> Any:
-            waited.append(perf_counter() - asked)
+            waited.seconds += perf_counter() - asked
             return func(*given)
 
         return await run_sync(begun, *args, **options)
 
     counted.waits_are_counted = True  # type: ignore[attr-defined]
-    to_thread.run_sync = counted  # type: ignore[assignment]
+    to_thread.run_sync = counted

@@ -1,0 +1,188 @@
+"""The timer around any app, and when a generator is believed."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from loadtests.hops import Histogram
+from loadtests.validity import Generator, verdict
+from tests.conftest import REPOSITORY
+
+
+@pytest.fixture
+def timing(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """gatehouse_timing, found as images find it; AnyIO is as before afterwards."""
+    from anyio import to_thread
+
+    monkeypatch.syspath_prepend(str(REPOSITORY / "compose/gateways"))
+    monkeypatch.setattr(to_thread, "run_sync", to_thread.run_sync)
+    import gatehouse_timing  # type: ignore[import-not-found]
+
+    yield gatehouse_timing
+    del sys.modules["gatehouse_timing"]
+
+
+def entries(value: str) -> dict[str, float]:
+    return {name: float(took) for name, _, took in (part.partition(";dur=") for part in value.split(", "))}
+
+
+# --- WSGI -------------------------------------------------------------------------------------------------------------
+
+
+def answered(app: Any) -> tuple[list[tuple[Any, ...]], list[bytes]]:
+    """What it called start_response with, and its body."""
+    calls: list[tuple[Any, ...]] = []
+
+    def start_response(*given: Any) -> Any:
+        calls.append(given)
+        return calls.append  # write()
+
+    return calls, list(app({}, start_response))
+
+
+def test_a_wsgi_app_is_timed_until_its_answer_begins(timing: ModuleType) -> None:
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        time.sleep(0.02)  # a generator: nothing happens before the gateway asks for its first part
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        yield b"a"
+        time.sleep(0.2)
+        yield b"b"
+
+    calls, body = answered(timing.wsgi(app))
+    ((status, headers, exc_info),) = calls
+    assert (status, exc_info, body) == ("200 OK", None, [b"a", b"b"])
+    assert headers[0] == ("Content-Type", "text/plain")
+    assert 20 <= entries(dict(headers)["X-Gatehouse-Time"])["app"] < 200
+
+
+def test_what_wsgi_promises_still_holds(timing: ModuleType) -> None:
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        first = [("X-Gatehouse-Time", "app;dur=1"), ("Set-Cookie", "a"), ("Set-Cookie", "b")]
+        start_response("200 OK", first)("written")
+        try:
+            raise KeyError
+        except KeyError:
+            start_response("500 Oops", [], sys.exc_info())
+        assert len(first) == 3, "its list is its own"
+        return []
+
+    calls, _ = answered(timing.wsgi(app))
+    assert [name for name, _ in calls[0][1]] == ["Set-Cookie", "Set-Cookie", "X-Gatehouse-Time"]
+    assert calls[1] == "written"  # type: ignore[comparison-overlap]
+    assert calls[2][0] == "500 Oops"
+    assert calls[2][2][0] is KeyError
+
+
+# --- ASGI -------------------------------------------------------------------------------------------------------------
+
+
+def sent(app: Any, kind: str = "http") -> list[dict[str, Any]]:
+    messages: list[dict[str, Any]] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        messages.append(message)
+
+    asyncio.run(app({"type": kind}, None, send))
+    return messages
+
+
+@pytest.mark.parametrize("start", ["http.response.start", "websocket.accept", "websocket.http.response.start"])
+def test_an_asgi_app_is_timed_until_its_answer_begins(timing: ModuleType, start: str) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(0.02)
+        await send({"type": start, "headers": iter([(b"a", b"1"), (b"a", b"2"), (b"x-gatehouse-time", b"app;dur=1")])})
+        await send({"type": "http.response.body", "body": b""})
+
+    first, second = sent(timing.asgi(app))
+    *own, (name, value) = first["headers"]
+    assert own == [(b"a", b"1"), (b"a", b"2")]
+    assert (name, second) == (b"x-gatehouse-time", {"type": "http.response.body", "body": b""})
+    assert entries(value.decode())["app"] >= 20
+
+
+def test_a_wait_for_a_thread_is_counted_once_for_calls_side_by_side(timing: ModuleType) -> None:
+    from anyio import CapacityLimiter, to_thread
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        one = CapacityLimiter(1)
+        await asyncio.gather(*(to_thread.run_sync(time.sleep, 0.05, limiter=one) for _ in range(4)))
+        await send({"type": "http.response.start", "headers": []})
+
+    told = entries(sent(timing.asgi(app))[0]["headers"][0][1].decode())
+    assert 50 <= told["pool"] <= told["app"] < 500
+
+
+def test_what_comes_after_the_answers_beginning_is_not_kept(timing: ModuleType) -> None:
+    from anyio import to_thread
+
+    kept: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "headers": []})
+        kept.append(timing.waits.get())
+        for _ in range(20):
+            await to_thread.run_sync(time.sleep, 0)
+
+    sent(timing.asgi(app))
+    assert kept[0].seconds == 0
+
+
+def test_lifespan_is_left_alone(timing: ModuleType) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "lifespan.startup.complete"})
+
+    assert sent(timing.asgi(app), "lifespan") == [{"type": "lifespan.startup.complete"}]
+
+
+# --- the generator ----------------------------------------------------------------------------------------------------
+
+
+def lag(milliseconds: float) -> Histogram:
+    histogram = Histogram()
+    for _ in range(100):
+        histogram.add(milliseconds)
+    return histogram
+
+
+@pytest.mark.parametrize(
+    ("start_lag", "loop_lag", "p95", "word"),
+    [
+        (0.5, 0.5, 3, "OK"),  # 5 ms never matter
+        (4.9, 4.9, 3, "OK"),
+        (0.5, 4.9, 100, "OK"),
+        (6, 0.5, 100, "WARN"),  # a twentieth
+        (0.5, 19, 100, "WARN"),
+        (21, 0.5, 100, "INVALID"),  # a fifth
+        (0.5, 21, 100, "INVALID"),
+        (6, 0.5, 10, "INVALID"),
+    ],
+)
+def test_a_lag_is_compared_with_what_is_measured(start_lag: float, loop_lag: float, p95: float, word: str) -> None:
+    assert verdict(Generator(lag(start_lag), lag(loop_lag)), p95).word == word
+
+
+@pytest.mark.parametrize(
+    ("doubt", "said"),
+    [
+        ({"cpu": 0.95}, "95% of its core"),
+        ({"steal": 0.2}, "20% of this machine's time"),
+        ({"dropped": 3}, "3 requests were not sent"),
+        ({"unfinished": 2}, "2 requests had no answer"),
+        ({"loop_lag": Histogram()}, "not known"),
+    ],
+)
+def test_other_doubts_are_said(doubt: dict[str, Any], said: str) -> None:
+    found = verdict(Generator(**{"loop_lag": lag(0.5), **doubt}), 100)
+    assert found.word == "WARN"
+    assert said in found.reasons[0]
+
+
+def test_a_run_without_an_answer_says_nothing() -> None:
+    assert verdict(Generator(loop_lag=lag(0.5)), None).word == "INVALID"
