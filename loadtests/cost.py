@@ -71,7 +71,7 @@ async def hello_asgi(scope: Any, receive: Any, send: Any) -> None:
 
 
 def generator(count: int) -> None:
-    """What watch.py does with each answer: parse, split, record six hops and the total."""
+    """The most of what watch.py does with an answer: parse, split, record eight hops and the total."""
     store = hops.Store()
     for number in range(count):
         told = hops.split(106.2, HEADER, 0.1, 0.2)

@@ -36,12 +36,12 @@
   }
 
   function series(data) { // the last two minutes of all routes: mean time, hop upon hop
-    const points = data.series, left = 60, width = 930, height = 130;
+    const points = data.series.filter((point) => point.ago < 120), left = 60, width = 930, height = 130;
     const sum = (point) => data.hops.reduce((all, hop) => all + (point[hop] || 0), 0);
     const highest = Math.max(...points.map(sum), 1e-9), bar = width / 120;
-    const parts = points.flatMap((point, number) => {
+    const parts = points.flatMap((point) => { // by their time: seconds without an answer stay empty
       let y = height;
-      const x = left + width - (points.length - number) * bar;
+      const x = left + width - (point.ago + 1) / 120 * width;
       return data.hops.filter((hop) => point[hop]).map((hop) => {
         const share = point[hop] / highest * (height - 14);
         y -= share;

@@ -9,7 +9,7 @@ A request's time, as the client sees it, is split into
     queue      in front of the gateway: connected, but no worker or thread has begun; with it the gateway's own work
     pool       in the app, waiting for a thread (FastAPI's `def` routes)
     app        in the app, until its answer begins
-    upstream   gateway and app, where the app is not timed (its own image) or was not reached
+    upstream   gateway and app, where the app is not timed (its own image) or gave no answer
 
 Each is a difference of durations of which both come from one clock: the client's minus the edge's, the edge's minus the
 app's. So clocks of different hosts do not matter. The edge counts whole milliseconds: below 2 ms, `nginx` and `queue` are
@@ -198,6 +198,8 @@ class Store:
     seen all requests. Seconds travel as ages, so the workers' clocks do not matter.
     """
 
+    KINDS = 50
+    """Different errors of a route that are told apart."""
     MOST = 1000
     """Points of the series: a longer run is kept in steps of 2 s, then of 4 s, ..."""
 
@@ -237,7 +239,7 @@ class Store:
         second = self.at(now).setdefault(name, {})
         if error:
             route.failed += 1
-            route.errors[error] += 1
+            route.errors[error if error in route.errors or len(route.errors) < self.KINDS else "others"] += 1
             _count(second, "failed", 0.0)
         if total is None:
             return
@@ -320,6 +322,8 @@ class Busy:
     """ms, mean wait in front of the gateway."""
     app: float | None
     """ms, mean time in the app, the wait for a thread included."""
+    body: float = 0.0
+    """Answers that were under way at once, on average. A worker or thread is held by one where Nginx does not buffer it."""
 
     @property
     def share(self) -> float | None:
@@ -335,6 +339,8 @@ class Busy:
         if self.capacity.slots:
             unit = "workers" if self.capacity.kind == "process" else "threads"
             said = f"{self.in_work:.1f} of {self.capacity.slots} {unit} busy ({self.share:.0%})"
+            if waits and self.body > self.in_work:
+                return f"{said}, and {self.body:.1f} answers under way: those that stream hold one, too"
             if waits and self.in_work < 0.8 * self.capacity.slots:
                 return f"{said}: requests wait although some are free, because connections are not spread evenly over the workers"
             return f"{said}: requests wait for one" if waits else said
@@ -358,8 +364,13 @@ def busy(routes: Iterable[Route], seconds: float, capacity: Capacity | None) -> 
 
     app, queue = of("app"), of("queue")
     in_app = app.sum + of("pool").sum
+    body = of("body").sum
     return Busy(
-        in_app / 1000 / seconds if seconds > 0 else 0.0, capacity, queue.mean, in_app / app.n if app.buckets else None
+        in_app / 1000 / seconds if seconds > 0 else 0.0,
+        capacity,
+        queue.mean,
+        in_app / app.n if app.buckets else None,
+        body / 1000 / seconds if seconds > 0 else 0.0,
     )
 
 

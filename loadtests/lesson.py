@@ -6,7 +6,7 @@
     blocked   the same, but the handler waits without `await`: the classic mistake
 
 wrk drives the throughput table, Locust shows the hops with as many clients as it can hold; both run in the Compose network.
-About three minutes. Writes docs/results/lesson.md, lesson.json (raw) and lesson.html (the page).
+About four minutes. Writes docs/results/lesson.md, lesson.json (raw) and lesson.html (the page).
 """
 
 from __future__ import annotations

@@ -27,7 +27,8 @@ try:
     summary.limits = slo.load(REPOSITORY / "loadtests/slo" / f"{summary.site.env}.yml", REPOSITORY)
     classes = user_classes(summary.site)
 except (SiteError, ValueError) as error:
-    sys.exit(f"error: {error}")
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(2)
 globals().update(classes)
 
 
@@ -72,4 +73,5 @@ def somebody_answers(environment: Environment, runner: Runner, **_: Any) -> None
             (target.hostname or "", target.port or (443 if target.scheme == "https" else 80)), 5
         ).close()
     except OSError as error:
-        sys.exit(f"error: nobody answers at {environment.host}: {error}. Is the chain up? Type: make up")
+        print(f"error: nobody answers at {environment.host}: {error}. Is the chain up? Type: make up", file=sys.stderr)
+        sys.exit(2)

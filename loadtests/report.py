@@ -119,7 +119,7 @@ def _head(run: Run, every: Route) -> str:
 
 
 def _limits(slo: Judgement | None) -> str:
-    if slo is None:
+    if slo is None or not slo.rows:
         return ""
     rows: dict[str, list[tuple[str, ...]]] = {"missed": [], "not judged": [], "met": []}
     for row in sorted(slo.rows, key=lambda row: -row.times):

@@ -23,23 +23,25 @@ if [ "$(id -u)" -eq 0 ]; then
     user=10001:10001
     chown "$user" "$results"
 fi
-# A file, because sudo drops the environment.
-printf '%s\n' "GATEHOUSE_PROJECT=$project" "GATEHOUSE_SITE=${GATEHOUSE_SITE:-..}" \
-    "GATEHOUSE_LOAD_IMAGE=${GATEHOUSE_LOAD_IMAGE:-}" "GATEHOUSE_ENV=${GATEHOUSE_ENV:-local}" "GATEHOUSE_USER=$user" \
-    "GATEHOUSE_LOAD_PORT=${GATEHOUSE_LOAD_PORT:-8089}" "GATEHOUSE_VERSION=${GATEHOUSE_VERSION:-unknown}" \
-    "GATEHOUSE_LOAD_PASSWORD=${GATEHOUSE_LOAD_PASSWORD:-}" >"$results.env"
+# A file, because sudo drops the environment; in quotes, because Compose would expand a $ in a password.
+settings=$results.$$.env
+(umask 077 && printf "%s='%s'\n" GATEHOUSE_PROJECT "$project" GATEHOUSE_SITE "${GATEHOUSE_SITE:-..}" \
+    GATEHOUSE_LOAD_IMAGE "${GATEHOUSE_LOAD_IMAGE:-}" GATEHOUSE_ENV "${GATEHOUSE_ENV:-local}" GATEHOUSE_USER "$user" \
+    GATEHOUSE_LOAD_PORT "${GATEHOUSE_LOAD_PORT:-8089}" GATEHOUSE_VERSION "${GATEHOUSE_VERSION:-unknown}" \
+    GATEHOUSE_LOAD_PASSWORD "${GATEHOUSE_LOAD_PASSWORD:-}" GATEHOUSE_LOAD_KEY "${GATEHOUSE_LOAD_KEY:-}" >"$settings")
 # A project of its own for each run, so that the end of one does not end another.
-compose() { $docker compose --progress quiet -p "$project-load-$$" -f compose.yml --env-file "$results.env" "$@"; }
+compose() { $docker compose --progress quiet -p "$project-load-$$" -f compose.yml --env-file "$settings" "$@"; }
 
 ports=--service-ports
 case " $* " in *" --headless "*)
     ports=
-    set -- --run-time 2m --csv /results/stats "$@" ;;
+    set -- --csv /results/stats "$@"
+    case " $* " in *" --shape "*) ;; *) set -- --run-time 2m "$@" ;; esac ;; # a shape has its own time
 esac
 # At the end longer than users.py's PATIENCE, so that a request without an answer is a failure and not left out.
 set -- --results /results --stop-timeout 35 "$@"
 
-trap 'trap "" INT TERM HUP; compose down --remove-orphans' EXIT
+trap 'trap "" INT TERM HUP; compose down --remove-orphans; rm -f "$settings"' EXIT
 trap 'exit 130' INT TERM HUP
 if [ -t 0 ]; then
     compose run --rm $ports load "$@" # ^C reaches Locust through the terminal

@@ -82,10 +82,10 @@ class Knee(Shaped):
     """Finds where it bends: half as many again every 15 s, until a step's mean time is three times the first one's (and
     20 ms more), or a hundredth of its requests fails, or the generator cannot keep up. Ends at all users at the latest."""
 
-    seconds = 600.0
     STEP = 15.0
     SETTLE = 5.0
     WORSE, LEAST, FAILED = 3.0, 20.0, 0.01
+    found = ""
 
     def reset_time(self) -> None:
         super().reset_time()
@@ -118,12 +118,14 @@ class Knee(Shaped):
         end = int(watch.clock())
         sums: dict[str, tuple[float, float]] = {}
         for second in range(end - int(self.STEP - self.SETTLE), end):
-            for route in watch.store.seconds.get(second, {}).values():
+            for name, route in watch.store.seconds.get(second, {}).items():
+                if watch.store.routes[name].part:
+                    continue
                 for hop, (count, total) in route.items():
                     before = sums.get(hop, (0, 0.0))
                     sums[hop] = (before[0] + count, before[1] + total)
         requests, total = sums.get(hops.TOTAL, (0, 0.0))
-        failed = sums.get("failed", (0, 0.0))[0]
+        failed = min(sums.get("failed", (0, 0.0))[0], requests)  # what was never sent has no time
         mean = total / requests if requests else None
         why = ""
         if mean is None:
@@ -132,8 +134,10 @@ class Knee(Shaped):
             why = f"{failed / requests:.1%} of the requests failed"
         elif self.first is not None and mean > max(self.WORSE * self.first, self.first + self.LEAST):
             why = f"the mean time was {mean:.0f} ms, and {self.first:.0f} ms at first"
-        elif (said := self.generator(mean)).word == "INVALID":
-            why = f"the generator could not keep up: {'; '.join(said.reasons)}"
+        elif self.generator(mean).word == "INVALID":
+            why = (
+                f"the generator could not keep up ({self.lag:.0f} ms late, p99, where the mean time was {mean:.0f} ms)"
+            )
         if why:
             self.found = f"{self.said(self.held)} held, {self.said(users)} did not: {why}"
             return True
@@ -155,5 +159,5 @@ class Knee(Shaped):
             start_lag=now.start_lag.since(self.before.start_lag),
             loop_lag=now.loop_lag.since(self.before.loop_lag),
         )
-        self.before = now
+        self.before, self.lag = now, step.lag
         return verdict(step, mean)

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import platform
+import re
 import time
 from collections import Counter
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import locust
-from locust import events
+from locust import events, log
 from locust.env import Environment
 from locust.rpc import Message
 from locust.runners import MasterRunner, Runner, WorkerRunner
@@ -44,7 +45,7 @@ failures: Counter[str] = Counter()
 # In a worker process the counters hold what the master has not heard yet, in the master or a lone process everything.
 @events.request.add_listener
 def count(request_type: str, context: dict[str, str], exception: Exception | None, **_: Any) -> None:
-    if request_type != "SSE":  # parts of a GET, which is counted when it is complete
+    if request_type != watch.PARTS:  # parts of a GET, which is counted when it is complete
         requests[context["user_class"]] += 1
         failures[context["user_class"]] += exception is not None
 
@@ -88,8 +89,6 @@ def wait_for_workers(runner: Runner, environment: Environment, **_: Any) -> None
     runner.quit = quit_when_reported  # type: ignore[method-assign]
 
 
-# Not test_stop: there the master lacks what its workers report last (a quarter of the requests, measured). Added on
-# import, so that it runs after the master's own listener, which waits for those reports: `quitting` fires in reverse.
 def the_run(environment: Environment | None = None) -> Run:
     """The run as it stands."""
     options = environment and environment.parsed_options
@@ -101,7 +100,7 @@ def the_run(environment: Environment | None = None) -> Run:
             "model": options.model,
             "shape": type(shape).__name__ if shape else "Steady",
             "users": options.num_users,
-            "target": environment.host,
+            "target": re.sub(r"//[^/@]*@", "//", environment.host or ""),  # without a password
             **({"knee": shape.found} if isinstance(shape, Knee) and shape.found else {}),
         }
     return Run(
@@ -110,7 +109,7 @@ def the_run(environment: Environment | None = None) -> Run:
         seconds=watch.seconds(),
         asked=asked,
         routes=watch.store.routes,
-        series={round(second - watch.began): of for second, of in sorted(watch.store.seconds.items())},
+        series={int(second) - int(watch.began): of for second, of in sorted(watch.store.seconds.items())},
         capacities={name: _capacity(name) for name in site.apps},
         generator=watch.generator,
         settings={name: _settings(name) for name in site.apps},
@@ -140,11 +139,13 @@ def _settings(name: str) -> dict[str, Any]:
     return {"gateway": plan.gateway.name, "workers": plan.sizing.workers, **written}
 
 
-def judged(run: Run) -> slo.Judgement | None:
-    """By the limits of this environment; None where it has none, or where a run goes on until it bends."""
-    return slo.judge(run, limits) if limits and run.asked.get("shape") != Knee.__name__ else None
+def judged(run: Run) -> slo.Judgement:
+    """By the limits of this environment. A run that goes on until it bends has none."""
+    return slo.judge(run, limits if run.asked.get("shape") != Knee.__name__ else None)
 
 
+# Not test_stop: there the master lacks what its workers report last (a quarter of the requests, measured). Added on
+# import, so that it runs after the master's own listener, which waits for those reports: `quitting` fires in reverse.
 @events.quitting.add_listener
 def show(environment: Environment, **_: Any) -> None:
     options = environment.parsed_options
@@ -165,33 +166,40 @@ def show(environment: Environment, **_: Any) -> None:
         return
     if not requests:
         return
-    run = the_run(environment)
-    judgement = judged(run)
-    folder = Path(options.results) / run.name
-    folder.mkdir(parents=True, exist_ok=True)
-    run.write(folder / "run.json")
-    (folder / "report.html").write_text(page(run, judgement))
-    atexit.register(conclude, run, judgement, f"{os.environ.get('GATEHOUSE_RESULTS', options.results)}/{run.name}")
-    if judgement:
-        (folder / "slo.json").write_text(json.dumps(slo.wire(judgement), indent=1) + "\n")
+    run, judgement, folder = keep(environment)
+    atexit.register(conclude, run, judgement, folder)
     if options.headless and (code := exit_code(run, judgement)) is not None:
         environment.process_exit_code = code
 
 
-def exit_code(run: Run, judgement: slo.Judgement | None) -> int | None:
+def keep(environment: Environment) -> tuple[Run, slo.Judgement, str]:
+    """Writes the run's folder, whose name is returned as the user knows it."""
+    run = the_run(environment)
+    judgement = judged(run)
+    results = environment.parsed_options.results
+    folder = Path(results) / run.name
+    folder.mkdir(parents=True, exist_ok=True)
+    run.write(folder / "run.json")
+    (folder / "report.html").write_text(page(run, judgement))
+    (folder / "slo.json").write_text(json.dumps(slo.wire(judgement), indent=1) + "\n")
+    return run, judgement, f"{os.environ.get('GATEHOUSE_RESULTS', results)}/{run.name}"
+
+
+def exit_code(run: Run, judgement: slo.Judgement) -> int | None:
     """None: Locust's own, which is 1 when a request failed. Without a limit for errors, that is for Locust to judge."""
-    if judgement:
-        return judgement.code if judgement.code or any(row.metric == "errors" for row in judgement.rows) else None
+    if judgement.rows:
+        said = judgement.code or (0 if any(row.metric == "errors" for row in judgement.rows) else None)
+        # What a task or a listener raised is Locust's to report: it ends with 1 then.
+        return None if said == slo.MET and log.unhandled_greenlet_exception else said
     return slo.INVALID if run.verdict.word == "INVALID" and run.asked.get("shape") != Knee.__name__ else None
 
 
-def conclude(run: Run, judgement: slo.Judgement | None, folder: str) -> None:
+def conclude(run: Run, judgement: slo.Judgement, folder: str) -> None:
     """The last lines, below Locust's own tables."""
     for app, busy in run.busy.items():
         print(f"{app}: {busy.sentence}")
     if knee := run.asked.get("knee"):
         print(f"Knee: {knee}")
     print("\n".join([f"Generator: {run.verdict.word}", *(f"  {reason}" for reason in run.verdict.reasons)]))
-    if judgement:
-        slo.table(judgement, console)
+    slo.table(judgement, console)
     print(f"{folder}/report.html")

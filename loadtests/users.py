@@ -61,6 +61,9 @@ class Corrected(EventHook):
         self.hook = hook
 
     def fire(self, *, reverse: bool = False, **facts: Any) -> None:
+        if facts.get("request_type") == watch.PARTS:
+            self.hook.fire(reverse=reverse, **facts)
+            return
         late, arrival.late = getattr(arrival, "late", 0.0), 0.0
         took = facts.get("response_time")
         if took is not None:
@@ -99,13 +102,17 @@ class AppUser(FastHttpUser):
             return response
 
         self.client._send_request_safe_mode = send_and_time  # type: ignore[method-assign]
+        begin = self.on_start
+
+        def begin_and_arrive() -> None:
+            begin()
+            if getattr(self.environment.parsed_options, "model", "closed") == "open":
+                self.arrive()
+
+        object.__setattr__(self, "on_start", begin_and_arrive)  # here, because an app's own users may have their own
 
     def context(self) -> dict[str, Any]:
         return {"user_class": type(self).__name__, "app": self.app.name}
-
-    def on_start(self) -> None:
-        if getattr(self.environment.parsed_options, "model", "closed") == "open":
-            self.arrive()
 
     def arrive(self) -> None:
         """Begins tasks at the times of a Poisson process, `rate` a second, until the user is stopped. Those of many users
@@ -114,6 +121,8 @@ class AppUser(FastHttpUser):
         try:
             while self._state != LOCUST_STATE_STOPPING:
                 gevent.sleep(max(0.0, due - time.perf_counter()))
+                if self._state == LOCUST_STATE_STOPPING:
+                    break
                 if AppUser.in_flight < MOST_IN_FLIGHT:
                     AppUser.in_flight += 1
                     pool.spawn(self.one, due, random.choice(self.tasks))
@@ -263,7 +272,7 @@ class StreamUser(AppUser):
 
     def report(self, path: str, part: str, milliseconds: float) -> None:
         self.requests.fire(
-            request_type="SSE", name=self.label("GET", path, part), response_time=milliseconds,
+            request_type=watch.PARTS, name=self.label("GET", path, part), response_time=milliseconds,
             response_length=0, exception=None, context=self.context(),
         )  # fmt: skip
 
@@ -343,8 +352,13 @@ def own_kinds(plan: AppPlan) -> dict[str, type[AppUser]]:
     found = {
         name: kind
         for name, kind in vars(module).items()
-        if isinstance(kind, type) and issubclass(kind, AppUser) and kind.__module__ == spec.name
+        if isinstance(kind, type) and issubclass(kind, AppUser) and kind.__module__ == spec.name and not kind.abstract
     }
+    for name, kind in found.items():
+        if not kind.tasks or any(isinstance(what, type) for what in kind.tasks):
+            raise ValueError(
+                f"apps/{plan.name}/{OWN}: {name} needs tasks, as methods with @task; TaskSets are not run here"
+            )
     if not found:
         raise ValueError(f"apps/{plan.name}/{OWN}: no class in it derives from loadtests.users.AppUser")
     return found
@@ -369,6 +383,6 @@ def user_classes(site: Site) -> dict[str, type[AppUser]]:
                 both = f"apps/{classes[name].app.name} and apps/{plan.name}"
                 raise ValueError(f"{both} give the same user class, {name}. Rename one of the folders")
             # Every app is reached at the same address; one with its own host name is asked for by that name.
-            headers = KEY | ({"Host": plan.host} if plan.host else {})
+            headers = (kind.default_headers or {}) | KEY | ({"Host": plan.host} if plan.host else {})
             classes[name] = type(name, (kind,), {"app": plan, "default_headers": headers, "__doc__": kind.__doc__})
     return classes

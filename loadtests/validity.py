@@ -39,6 +39,11 @@ class Generator:
     unfinished: int = 0
     """Requests without an answer when the run ended."""
 
+    @property
+    def lag(self) -> float:
+        """ms, the larger p99 of both."""
+        return max(self.start_lag.percentile(99) or 0.0, self.loop_lag.percentile(99) or 0.0)
+
     def update(self, other: Generator) -> None:
         self.start_lag.update(other.start_lag)
         self.loop_lag.update(other.loop_lag)
@@ -66,7 +71,8 @@ class Verdict:
 
 
 def verdict(generator: Generator, p95: float | None) -> Verdict:
-    """p95: of the requests' time, in ms, which the lag is compared with; None: there was no request."""
+    """p95: of all requests' time, in ms, which the lag is compared with (a limit that is missed is compared with it by
+    itself, slo.py); None: there was no request."""
     if p95 is None:
         return Verdict("INVALID", ["no request was answered"])
     found: list[tuple[int, str]] = []
@@ -79,6 +85,10 @@ def verdict(generator: Generator, p95: float | None) -> Verdict:
         found.append((1, f"a generating process used {generator.cpu:.0%} of its core"))
     if generator.steal > STEAL:
         found.append((1, f"{generator.steal:.0%} of this machine's time was given to others (steal)"))
+    if not generator.loop_lag.buckets:
+        found.append((1, "how late the generator was is not known"))
+    if generator.unfinished:
+        found.append((1, f"{generator.unfinished:,} requests had no answer when the run ended"))
     if generator.dropped:
         found.append((1, f"{generator.dropped:,} requests were not sent, because too many were unanswered"))
     return Verdict(WORDS[max((level for level, _ in found), default=0)], [sentence for _, sentence in found])

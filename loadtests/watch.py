@@ -1,6 +1,6 @@
 """Locust's events -> the store of timings and the generator's own measurements, also from worker processes.
 
-The one place, with ui.py, where Locust and what judges a run meet: hops, validity, slo and report know nothing of it.
+What judges a run knows nothing of Locust: hops, validity, slo, report and compare.
 """
 
 # Locust's event hooks have no types.

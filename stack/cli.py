@@ -172,6 +172,7 @@ def load(
         "GATEHOUSE_ENV": env,
         "GATEHOUSE_LOAD_IMAGE": images.load_generator(),
         "GATEHOUSE_VERSION": _version(),
+        "GATEHOUSE_LOAD_KEY": key.read_text() if (key := engine.site.root / ".local/load.key").exists() else "",
         "GATEHOUSE_DOCKER": " ".join(docker.client()),
     }
     # Replaces this process, so that signals reach the run itself.
@@ -192,11 +193,9 @@ def load_bundle(root: Root = HERE, env: Env = "production") -> None:
         image = images.load_generator_of(site.root)
     folder = site.root / ".local/deliver"
     archives = {host: str(deliver.pack([image], has, folder)) for host, has in there.items() if image not in has}
-    key = site.root / ".local/load.key"
     variables = {
         "GATEHOUSE_LOAD_IMAGE": image,
         "GATEHOUSE_LOAD_TARGET": base_url(site.environment),
-        "GATEHOUSE_LOAD_KEY": key.read_text() if key.exists() else "",
         "GATEHOUSE_ENV": env,
         "GATEHOUSE_VERSION": _version(),
     }
@@ -217,7 +216,7 @@ def load_key(root: Root = HERE) -> None:
 
 
 def _version() -> str:
-    """Of this clone, as git names it; the package's where there is no git."""
+    """Of this clone, as git names it."""
     try:
         done = subprocess.run(
             ["git", "-C", HERE, "describe", "--always", "--dirty"], capture_output=True, text=True, check=False

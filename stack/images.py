@@ -192,11 +192,18 @@ def load_generator() -> str:
 
 def load_generator_of(site_root: Path) -> str:
     """The load generator with all that it reads inside, for hosts where nothing is mounted; returns its name."""
-    ignore = shutil.ignore_patterns("__pycache__", ".*", "node_modules", "results", "*.pem", "*.key")
     with tempfile.TemporaryDirectory() as folder:
         context = Path(folder)
-        for source in (PRODUCT / "stack", PRODUCT / "loadtests", site_root / "apps", site_root / "environments"):
-            shutil.copytree(source, context / source.name, ignore=ignore)
+        for part in ("stack", "loadtests"):
+            shutil.copytree(PRODUCT / part, context / part, ignore=shutil.ignore_patterns("__pycache__"))
+        files = list((site_root / "environments").glob("*.yml"))
+        for app in (p.parent for p in (site_root / "apps").glob("*/app.yml")):
+            files += [*_content(app), app / "app.yml", app / "loadtest.py"]  # its image's, and two that are not in it
+        for path in files:
+            if path.is_file() and not path.is_symlink():
+                target = context / path.relative_to(site_root)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, target)
         (context / "Dockerfile").write_text(
             f"FROM {load_generator()}\nUSER 0\nRUN install -d -o 10001 -g 10001 /results\nUSER 10001:10001\n"
             'COPY . /gatehouse\nWORKDIR /gatehouse\nENTRYPOINT ["locust", "--config", "loadtests/locust.conf"]\n'
@@ -204,7 +211,8 @@ def load_generator_of(site_root: Path) -> str:
         digest = hashlib.sha256()
         for path in sorted(p for p in context.rglob("*") if p.is_file()):
             digest.update(f"{path.relative_to(context)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
-            path.chmod(0o644)
+        for path in [context, *context.rglob("*")]:
+            path.chmod(0o755 if path.is_dir() else 0o644)  # whatever the clone's umask was
         image = f"gatehouse/load-hosts:{digest.hexdigest()[:12]}"
         if not exists(image):
             _build(["--tag", image, str(context)], "loadtests")

@@ -75,6 +75,11 @@ def test_an_app_brings_its_own_users(chain: Chain, closed: tuple[int, Run], own_
 
 
 def test_the_masters_hops_are_those_of_all_its_workers(closed: tuple[int, Run]) -> None:
+    with (RESULTS / "stats_stats.csv").open() as file:  # Locust's own
+        counted = {
+            row["Name"]: int(row["Request Count"]) for row in csv.DictReader(file) if row["Name"] != "Aggregated"
+        }
+    assert {name: route.requests for name, route in closed[1].routes.items()} == counted
     requests = sum(route.requests for route in closed[1].routes.values() if not route.part)
     assert requests == int(by_class()["total"]["requests"])
     told = sum(r.histograms["network"].n for r in closed[1].routes.values() if "network" in r.histograms)
