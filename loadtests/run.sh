@@ -32,14 +32,15 @@ settings=$results.$$.env
 # A project of its own for each run, so that the end of one does not end another.
 compose() { $docker compose --progress quiet -p "$project-load-$$" -f compose.yml --env-file "$settings" "$@"; }
 
-ports=--service-ports
+# In the UI, workers are ready for the next run so many seconds after a stop.
+ports=--service-ports patience=3
 case " $* " in *" --headless "*)
-    ports=
+    # At the end longer than users.py's PATIENCE, so that a request without an answer is a failure and not left out.
+    ports='' patience=35
     set -- --csv /results/stats "$@"
     case " $* " in *" --shape "*) ;; *) set -- --run-time 2m "$@" ;; esac ;; # a shape has its own time
 esac
-# At the end longer than users.py's PATIENCE, so that a request without an answer is a failure and not left out.
-set -- --results /results --stop-timeout 35 "$@"
+set -- --results /results --stop-timeout $patience "$@"
 
 trap 'trap "" INT TERM HUP; compose down --remove-orphans; rm -f "$settings"' EXIT
 trap 'exit 130' INT TERM HUP

@@ -185,6 +185,15 @@ def keep(environment: Environment) -> tuple[Run, slo.Judgement, str]:
     return run, judgement, f"{os.environ.get('GATEHOUSE_RESULTS', results)}/{run.name}"
 
 
+def keep_the_one_before(environment: Environment) -> None:
+    """The web UI's next run would forget it."""
+    if requests and not isinstance(environment.runner, WorkerRunner):
+        keep(environment)
+
+
+watch.before_start.append(keep_the_one_before)
+
+
 def exit_code(run: Run, judgement: slo.Judgement) -> int | None:
     """None: Locust's own, which is 1 when a request failed. Without a limit for errors, that is for Locust to judge."""
     if judgement.rows:

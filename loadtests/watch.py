@@ -9,6 +9,7 @@ What judges a run knows nothing of Locust: hops, validity, slo, report and compa
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -80,9 +81,15 @@ def receive(data: dict[str, Any], **_: Any) -> None:
         generator.update(Generator.read(data["generator"]))
 
 
+before_start: list[Callable[[Environment], None]] = []
+"""Called with the run before still in the store."""
+
+
 @events.test_start.add_listener
-def start(**_: Any) -> None:
+def start(environment: Environment, **_: Any) -> None:
     global began, ended
+    for call in before_start:
+        call(environment)
     reset()
     began, ended = clock(), 0.0
 

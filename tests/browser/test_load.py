@@ -68,6 +68,12 @@ def test_a_run_is_started_and_watched_in_the_web_ui(chain: Chain, page: Page) ->
         assert page.locator("#hops-series").inner_html() != before, "the bars do not move"
         keep(page, "locust-hops")
         page.get_by_role("button", name="Stop").click()
+        kept = len(list((REPOSITORY / "build/load").glob("*/run.json")))
+        expect(page.get_by_role("button", name="New")).to_be_visible(timeout=15_000)
+        page.wait_for_timeout(5000)  # until the workers are ready again
+        assert page.request.post(f"{url}swarm", form={"user_count": "7", "spawn_rate": "7"}).json()["success"]
+        page.wait_for_timeout(5000)
+        assert len(list((REPOSITORY / "build/load").glob("*/run.json"))) == kept + 1, "the first run is lost"
         page.goto(f"{url}gatehouse/report")
         expect(page.get_by_text("Where the time goes").first).to_be_visible()
     report = max((REPOSITORY / "build/load").glob("*/report.html"), key=lambda path: path.stat().st_mtime)
