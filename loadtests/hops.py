@@ -205,6 +205,8 @@ class Store:
 
     def __init__(self) -> None:
         self.routes: dict[str, Route] = {}
+        self.classes: dict[str, list[int]] = {}
+        """Class of users -> [requests, failed], parts left out."""
         self.seconds: dict[int, Second] = {}
         self.step = 1
         """s of one point of the series."""
@@ -224,18 +226,19 @@ class Store:
 
     def _add(self, now: float, of: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
         here = self.at(now)
-        for name, durations in of.items():
-            for hop, (count, total) in durations.items():
-                _count(here.setdefault(name, {}), hop, total, count)
+        for name in of:
+            add_up(here.setdefault(name, {}), of, [name])
 
     def add(
         self, name: str, app: str, total: float | None, hops: Mapping[str, float] | None, error: str, now: float,
-        part: bool = False,
+        part: bool = False, user_class: str = "",
     ) -> None:  # fmt: skip
         """One request that is over. total: ms; None: it was never sent. error: what is wrong with it, or empty."""
         self.last = now
         route = self.routes.setdefault(name, Route(app, part))
         route.requests += 1
+        if not part:
+            self._classed(user_class, 1, bool(error))
         second = self.at(now).setdefault(name, {})
         if error:
             route.failed += 1
@@ -254,10 +257,16 @@ class Store:
             route.histogram(hop).add(kept)
             _count(second, hop, kept)
 
+    def _classed(self, user_class: str, requests: int, failed: int) -> None:
+        counts = self.classes.setdefault(user_class, [0, 0])
+        counts[0] += requests
+        counts[1] += failed
+
     def ship(self, now: float) -> dict[str, Any]:
         """Everything, as plain data; this store is empty afterwards."""
         wire = {
             "routes": {name: _wire(route) for name, route in self.routes.items()},
+            "classes": self.classes,
             "ages": {int(now) - second: of for second, of in self.seconds.items()},
             "last": now - self.last,
         }
@@ -270,11 +279,13 @@ class Store:
             self.last = max(self.last, now - wire["last"])
         for name, data in wire["routes"].items():
             self.routes.setdefault(name, Route()).update(_read(data))
+        for user_class, counts in wire.get("classes", {}).items():
+            self._classed(user_class, *counts)
         for age, of in wire["ages"].items():
             self._add(int(now) - int(age), of)
 
     def clear(self) -> None:
-        self.routes, self.seconds, self.step, self.last = {}, {}, 1, 0.0
+        self.routes, self.classes, self.seconds, self.step, self.last = {}, {}, {}, 1, 0.0
 
 
 def _count(second: dict[str, list[float]], hop: str, duration: float, count: float = 1) -> None:
@@ -284,6 +295,20 @@ def _count(second: dict[str, list[float]], hop: str, duration: float, count: flo
     else:
         pair[0] += count
         pair[1] += duration
+
+
+def add_up(
+    into: dict[str, list[float]], second: Mapping[str, Mapping[str, Sequence[float]]], names: Iterable[str]
+) -> None:
+    """Adds a point of the series, of these routes together: hop -> [requests, sum of ms]."""
+    for name in names:
+        for hop, (count, total) in second.get(name, {}).items():
+            _count(into, hop, total, count)
+
+
+def whole(routes: Mapping[str, Route]) -> list[str]:
+    """The names of those that are no parts of others."""
+    return [name for name, route in sorted(routes.items()) if not route.part]
 
 
 def _wire(route: Route) -> dict[str, Any]:

@@ -71,37 +71,28 @@ VARIANTS = {
     "blocked": Variant("fastapi", "uvicorn", WORKERS, f"Uvicorn, {WORKERS} workers, time.sleep in async def"),
 }  # fmt: skip
 
-WAITERS = '''from locust import constant, task
+
+def users(name: str, wait: str, path: str, answer: str) -> str:
+    """A loadtest.py of one class, which asks for one path."""
+    return f'''from locust import constant, constant_throughput, task
 
 from loadtests.users import AppUser, check
 
 
-class Waiter(AppUser):
-    """Asks again as soon as it has its answer."""
-
-    wait_time = constant(0)
+class {name}(AppUser):
+    wait_time = {wait}
 
     @task
-    def wait(self) -> None:
-        with self.request("GET", "/wait?ms=100") as response:
-            check(response, {"ms": 100})
+    def ask(self) -> None:
+        with self.request("GET", "{path}") as response:
+            check(response, {answer})
 '''
 
-ASKERS = '''from locust import constant_throughput, task
 
-from loadtests.users import AppUser, check
-
-
-class Asker(AppUser):
-    """Ten requests a second, as far as the answers allow; in the open model it is one arrival a second."""
-
-    wait_time = constant_throughput(10)
-
-    @task
-    def hello(self) -> None:
-        with self.request("GET", "/") as response:
-            check(response, {"message": "Hello, ASGI!"})
-'''
+WAITERS = users("Waiter", "constant(0)", "/wait?ms=100", '{"ms": 100}')
+"""Ask again as soon as they have their answer."""
+ASKERS = users("Asker", "constant_throughput(10)", "/", '{"message": "Hello, ASGI!"}')
+"""Ten requests a second each, as far as the answers allow; in the open model one arrival a second."""
 STALLING = f"""
 
 async def stall() -> None:

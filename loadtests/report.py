@@ -9,7 +9,7 @@ from html import escape as html
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from loadtests.hops import HOPS, SKEW, TOTAL, Route
+from loadtests.hops import HOPS, SKEW, TOTAL, Route, add_up, whole
 from loadtests.page import (
     CHARTS,
     COARSE,
@@ -74,10 +74,7 @@ addEventListener("beforeprint", () => document.querySelectorAll("details").forEa
 
 def page(run: Run, slo: Judgement | None = None) -> str:
     """The whole report. slo: what the run makes of its limits, where it has any."""
-    every = Route()
-    for route in run.routes.values():
-        if not route.part:
-            every.update(route)
+    every = run.every
     p95, word = run.total.percentile(95), run.verdict.word
     title = f"{run.name}: {every.requests:,} requests, {every.failed:,} failed" + (f", p95 {ms(p95)} ms" if p95 else "")
     body = "\n".join((
@@ -184,7 +181,7 @@ def _numbers(run: Run, every: Route) -> str:
 
     times = [f"{what} ms" for what in ("p50", "p95", "p99", "mean", *used, "queue p95")]
     rows = [cells(name + " (a part of others)" * route.part, route) for name, route in sorted(run.routes.items())]
-    if sum(not route.part for route in run.routes.values()) > 1:
+    if len(whole(run.routes)) > 1:
         rows.append(cells("all", every))
     shown = table(("route", "requests", "failed", *times), rows, lambda row: row[2] != "0")
     edge = "The edge counts whole milliseconds, so nginx and queue say no less than &lt;1 ms."
@@ -209,7 +206,7 @@ def _gateways(run: Run) -> str:
 
 
 def _time(run: Run, every: Route) -> str:
-    names = [name for name, route in sorted(run.routes.items()) if not route.part]
+    names = whole(run.routes)
     if not run.series or not names:
         return ""
     each = "".join(f"<div><h3>{html(name)}</h3>{_timeline(run, [name], 7, 80)}</div>" for name in names)
@@ -229,11 +226,7 @@ def _timeline(run: Run, names: Sequence[str], rem: float, most: int) -> str:
     step = grain * math.ceil(length / grain / most)
     points: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(lambda: [0.0, 0.0]))
     for second in seconds:
-        for name in names:
-            for hop, (count, total) in run.series[second].get(name, {}).items():
-                pair = points[(second - first) // step][hop]
-                pair[0] += count
-                pair[1] += total
+        add_up(points[(second - first) // step], run.series[second], names)
     means = {point: _mean(sums) for point, sums in sorted(points.items())}
     rates: dict[int, tuple[float, float]] = {}  # of all, of failed; some were never sent, and are in no total
     for point, sums in points.items():

@@ -38,13 +38,17 @@ class Run:
     machine: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
-    def total(self) -> Histogram:
-        """Of all requests."""
-        every = Histogram()
-        for route in self.routes.values():
-            if not route.part:
-                every.update(route.histograms.get(TOTAL, Histogram()))
+    def every(self) -> Route:
+        """All requests together."""
+        every = Route()
+        for name in hops.whole(self.routes):
+            every.update(self.routes[name])
         return every
+
+    @cached_property
+    def total(self) -> Histogram:
+        """How long they took."""
+        return self.every.histograms.get(TOTAL, Histogram())
 
     @cached_property
     def verdict(self) -> Verdict:
@@ -72,7 +76,6 @@ class Run:
             "busy": {app: {**asdict(busy), "share": busy.share, "sentence": busy.sentence} for app, busy in self.busy.items()},
             "summary": list(hops.rows(self.routes)),
         }  # fmt: skip
-        store.routes, store.seconds = self.routes, self.series
         file.write_text(json.dumps(facts) + "\n")
 
     @classmethod

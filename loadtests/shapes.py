@@ -116,14 +116,9 @@ class Knee(Shaped):
     def judge(self, users: int) -> bool:
         """Whether it bent in the step that is over."""
         end = int(watch.clock())
-        sums: dict[str, tuple[float, float]] = {}
+        sums: dict[str, list[float]] = {}
         for second in range(end - int(self.STEP - self.SETTLE), end):
-            for name, route in watch.store.seconds.get(second, {}).items():
-                if watch.store.routes[name].part:
-                    continue
-                for hop, (count, total) in route.items():
-                    before = sums.get(hop, (0, 0.0))
-                    sums[hop] = (before[0] + count, before[1] + total)
+            hops.add_up(sums, watch.store.seconds.get(second, {}), hops.whole(watch.store.routes))
         requests, total = sums.get(hops.TOTAL, (0, 0.0))
         failed = min(sums.get("failed", (0, 0.0))[0], requests)  # what was never sent has no time
         mean = total / requests if requests else None

@@ -121,9 +121,7 @@ def judge(run: Run, slo: Slo | None) -> Judgement:
 
 
 def _rows(run: Run, slo: Slo) -> Iterator[Row]:
-    valid, every = run.verdict.word != "INVALID", Route()
-    for route in (r for r in run.routes.values() if not r.part):
-        every.update(route)
+    valid, every = run.verdict.word != "INVALID", run.every
     for name, route, limits in ((TOTAL, every, slo.total), *((n, r, slo.of(n)) for n, r in sorted(run.routes.items()))):
         for metric, limit in limits.items():
             hop = metric.rpartition(" ")[0]

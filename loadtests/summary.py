@@ -15,7 +15,6 @@ import os
 import platform
 import re
 import time
-from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -37,36 +36,6 @@ from stack.say import console
 site = cast(Site, None)
 limits: slo.Slo | None = None
 """What is loaded, and what its environment's limits are; locustfile.py sets both."""
-
-requests: Counter[str] = Counter()
-failures: Counter[str] = Counter()
-
-
-# In a worker process the counters hold what the master has not heard yet, in the master or a lone process everything.
-@events.request.add_listener
-def count(request_type: str, context: dict[str, str], exception: Exception | None, **_: Any) -> None:
-    if request_type != watch.PARTS:  # parts of a GET, which is counted when it is complete
-        requests[context["user_class"]] += 1
-        failures[context["user_class"]] += exception is not None
-
-
-@events.report_to_master.add_listener
-def ship(data: dict[str, Any], **_: Any) -> None:
-    data["requests_by_class"], data["failures_by_class"] = dict(requests), dict(failures)
-    reset()
-
-
-@events.worker_report.add_listener
-def receive(data: dict[str, Any], **_: Any) -> None:
-    requests.update(data.get("requests_by_class", {}))
-    failures.update(data.get("failures_by_class", {}))
-
-
-@events.test_start.add_listener
-@events.reset_stats.add_listener
-def reset(**_: Any) -> None:
-    requests.clear()
-    failures.clear()
 
 
 # Locust's master gives its workers 0.5 s to report after the end, whatever --stop-timeout allows their users: requests
@@ -151,8 +120,11 @@ def show(environment: Environment, **_: Any) -> None:
     options = environment.parsed_options
     if isinstance(environment.runner, WorkerRunner) or options is None:
         return
-    rows = [(name, requests[name], failures[name]) for name in sorted(c.__name__ for c in environment.user_classes)]
-    rows.append(("total", requests.total(), failures.total()))
+    classes = watch.store.classes
+    rows = [(name, *classes.get(name, [0, 0])) for name in sorted(c.__name__ for c in environment.user_classes)]
+    rows.append(
+        ("total", *(sum(counts) for counts in zip(*classes.values(), strict=True))) if classes else ("total", 0, 0)
+    )
     print(f"\n{'requests by user class':40} {'requests':>10} {'failed':>10}")
     for name, sent, failed in rows:
         print(f"{name:40} {sent:10,} {failed:10,}")
@@ -160,11 +132,10 @@ def show(environment: Environment, **_: Any) -> None:
     if options.csv_prefix:
         with Path(f"{options.csv_prefix}_user_classes.csv").open("w", newline="") as file:
             csv.writer(file).writerows([("user class", "requests", "failed"), *rows])
-    if options.headless and not requests:
-        logging.error("No request was made: nothing is proven.")
-        environment.process_exit_code = 1
-        return
-    if not requests:
+    if not classes:
+        if options.headless:
+            logging.error("No request was made: nothing is proven.")
+            environment.process_exit_code = 1
         return
     run, judgement, folder = keep(environment)
     atexit.register(conclude, run, judgement, folder)
@@ -187,7 +158,7 @@ def keep(environment: Environment) -> tuple[Run, slo.Judgement, str]:
 
 def keep_the_one_before(environment: Environment) -> None:
     """The web UI's next run would forget it."""
-    if requests and not isinstance(environment.runner, WorkerRunner):
+    if watch.store.classes and not isinstance(environment.runner, WorkerRunner):
         keep(environment)
 
 

@@ -123,7 +123,7 @@ def table() -> list[dict[str, Any]]:
 
 
 def live() -> dict[str, Any]:
-    """What the script draws: means by route of the whole run and of its last seconds, the verdict, the gateways' use."""
+    """What the script draws: means by route, the last seconds, the verdict, the gateways' use."""
     run = summary.the_run()
     return {
         "hops": hops.HOPS,
@@ -139,14 +139,10 @@ def series(most: int) -> list[dict[str, Any]]:
     """The last points, of all routes together: seconds ago, requests, failed, and the mean of each hop in ms."""
     points = []
     now = watch.clock()
-    parts = {name for name, route in watch.store.routes.items() if route.part}
+    names = hops.whole(watch.store.routes)
     for second in sorted(watch.store.seconds)[-most:]:
-        sums: dict[str, tuple[float, float]] = {}
-        for name, of in watch.store.seconds[second].items():
-            for hop, (count, total) in of.items():
-                if name not in parts:
-                    before = sums.get(hop, (0, 0.0))
-                    sums[hop] = (before[0] + count, before[1] + total)
+        sums: dict[str, list[float]] = {}
+        hops.add_up(sums, watch.store.seconds[second], names)
         requests = sums.get(hops.TOTAL, (0, 0.0))[0]
         means = {hop: sums[hop][1] / requests for hop in hops.HOPS if hop in sums and requests}
         points.append(

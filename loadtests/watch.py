@@ -49,7 +49,16 @@ def note(
             header = ", ".join(header)
         told = hops.split(response_time, header, context.get("late", 0.0), context.get("body", 0.0))
     error = f"{exception}"[:200] if exception else ""
-    store.add(name, context.get("app", ""), response_time, told, error, clock(), part=request_type == PARTS)
+    store.add(
+        name,
+        context.get("app", ""),
+        response_time,
+        told,
+        error,
+        clock(),
+        request_type == PARTS,
+        context.get("user_class", ""),
+    )
 
 
 def started(late: float) -> None:
