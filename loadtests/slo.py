@@ -104,9 +104,22 @@ class Judgement:
     code: int  # MET, MISSED or INVALID
 
 
+SEARCH = "Knee"
+"""The shape that goes on until it bends: its end meets no limits, and is not judged."""
+
+
+def exit_code(run: Run, judgement: Judgement, crashed: bool) -> int | None:
+    """None: Locust's own, which is 1 when a request failed or something crashed. Without a limit for errors, that is for
+    Locust to judge. crashed: a task or a listener raised."""
+    if judgement.rows:
+        said = judgement.code or (MET if any(row.metric == "errors" for row in judgement.rows) else None)
+        return None if said == MET and crashed else said
+    return INVALID if run.verdict.word == "INVALID" and run.asked.get("shape") != SEARCH else None
+
+
 def judge(run: Run, slo: Slo | None) -> Judgement:
     """What the run makes of the limits. Without limits MET, and the sentence says that nothing was judged."""
-    if slo is None:
+    if slo is None or run.asked.get("shape") == SEARCH:
         return Judgement([], "No limits are set for this environment: nothing was judged.", MET)
     rows, invalid = list(_rows(run, slo)), run.verdict.word == "INVALID"
     missed, unjudged = [r for r in rows if r.judged and not r.met], [r for r in rows if not r.judged]

@@ -109,8 +109,8 @@ def _settings(name: str) -> dict[str, Any]:
 
 
 def judged(run: Run) -> slo.Judgement:
-    """By the limits of this environment. A run that goes on until it bends has none."""
-    return slo.judge(run, limits if run.asked.get("shape") != Knee.__name__ else None)
+    """By the limits of this environment."""
+    return slo.judge(run, limits)
 
 
 # Not test_stop: there the master lacks what its workers report last (a quarter of the requests, measured). Added on
@@ -139,7 +139,8 @@ def show(environment: Environment, **_: Any) -> None:
         return
     run, judgement, folder = keep(environment)
     atexit.register(conclude, run, judgement, folder)
-    if options.headless and (code := exit_code(run, judgement)) is not None:
+    crashed = bool(environment.runner and environment.runner.exceptions) or log.unhandled_greenlet_exception
+    if options.headless and (code := slo.exit_code(run, judgement, crashed)) is not None:
         environment.process_exit_code = code
 
 
@@ -163,15 +164,6 @@ def keep_the_one_before(environment: Environment) -> None:
 
 
 watch.before_start.append(keep_the_one_before)
-
-
-def exit_code(run: Run, judgement: slo.Judgement) -> int | None:
-    """None: Locust's own, which is 1 when a request failed. Without a limit for errors, that is for Locust to judge."""
-    if judgement.rows:
-        said = judgement.code or (0 if any(row.metric == "errors" for row in judgement.rows) else None)
-        # What a task or a listener raised is Locust's to report: it ends with 1 then.
-        return None if said == slo.MET and log.unhandled_greenlet_exception else said
-    return slo.INVALID if run.verdict.word == "INVALID" and run.asked.get("shape") != Knee.__name__ else None
 
 
 def conclude(run: Run, judgement: slo.Judgement, folder: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,21 @@ from rich.console import Console
 
 from loadtests.hops import HOPS, TOTAL, Histogram, Route
 from loadtests.run import Run
-from loadtests.slo import ALLOWED, INVALID, MET, MISSED, STATISTICS, Judgement, Row, Slo, judge, load, table, wire
+from loadtests.slo import (
+    ALLOWED,
+    INVALID,
+    MET,
+    MISSED,
+    STATISTICS,
+    Judgement,
+    Row,
+    Slo,
+    exit_code,
+    judge,
+    load,
+    table,
+    wire,
+)
 from loadtests.validity import Generator
 from stack.load import SiteError
 
@@ -369,6 +383,33 @@ def test_without_a_file_nothing_is_judged_and_that_is_said(tmp_path: Path) -> No
     assert judge(run(hello=route(failed=9)), limits) == Judgement(
         [], "No limits are set for this environment: nothing was judged.", MET
     )
+
+
+# --- the exit code ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limits", "crashed", "late", "code"),
+    [
+        ({"errors": 0, "p95": 50}, False, 0, MET),
+        ({"errors": 0, "p95": 25}, False, 0, MISSED),
+        ({"errors": 0, "p95": 50}, False, 30, INVALID),
+        ({"errors": 0, "p95": 50}, True, 0, None),  # Locust says 1 then
+        ({"errors": 0, "p95": 25}, True, 0, MISSED),
+        ({"p95": 50}, False, 0, None),  # whether failed requests matter is Locust's
+        (None, False, 0, None),
+        (None, False, 30, INVALID),
+    ],
+)
+def test_the_exit_code(limits: dict[str, float] | None, crashed: bool, late: float, code: int | None) -> None:
+    of = run(late=late)
+    assert exit_code(of, judge(of, slo(total=limits) if limits else None), crashed) == code
+
+
+def test_a_search_for_the_knee_is_not_judged() -> None:
+    of = replace(run(late=30), asked={"shape": "Knee"})
+    judgement = judge(of, slo(total={"p95": 1}))
+    assert (judgement.rows, exit_code(of, judgement, False)) == ([], None)
 
 
 def test_the_limits_of_this_repository_are_read_and_can_be_met() -> None:
