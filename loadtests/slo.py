@@ -119,7 +119,9 @@ def exit_code(run: Run, judgement: Judgement, crashed: bool) -> int | None:
 
 def judge(run: Run, slo: Slo | None) -> Judgement:
     """What the run makes of the limits. Without limits MET, and the sentence says that nothing was judged."""
-    if slo is None or run.asked.get("shape") == SEARCH:
+    if run.asked.get("shape") == SEARCH:
+        return Judgement([], "A search for where it bends meets no limits: nothing was judged.", MET)
+    if slo is None:
         return Judgement([], "No limits are set for this environment: nothing was judged.", MET)
     rows, invalid = list(_rows(run, slo)), run.verdict.word == "INVALID"
     missed, unjudged = [r for r in rows if r.judged and not r.met], [r for r in rows if not r.judged]
