@@ -37,7 +37,6 @@ ports=--service-ports patience=3
 case " $* " in *" --headless "*)
     # At the end longer than users.py's PATIENCE, so that a request without an answer is a failure and not left out.
     ports='' patience=35
-    set -- --csv /results/stats "$@"
     case " $* " in *" --shape "*) ;; *) set -- --run-time 2m "$@" ;; esac ;; # a shape has its own time
 esac
 set -- --results /results --stop-timeout $patience "$@"

@@ -113,6 +113,16 @@ def judged(run: Run) -> slo.Judgement:
     return slo.judge(run, limits)
 
 
+def by_class(environment: Environment) -> list[tuple[str, int, int]]:
+    """User class, requests, failed; the last row is their total."""
+    classes = watch.store.classes
+    rows = [
+        (name, *classes.get(name, (0, 0)))
+        for name in sorted({c.__name__ for c in environment.user_classes} | set(classes))
+    ]
+    return [*rows, ("total", sum(sent for _, sent, _ in rows), sum(failed for _, _, failed in rows))]
+
+
 # Not test_stop: there the master lacks what its workers report last (a quarter of the requests, measured). Added on
 # import, so that it runs after the master's own listener, which waits for those reports: `quitting` fires in reverse.
 @events.quitting.add_listener
@@ -120,18 +130,11 @@ def show(environment: Environment, **_: Any) -> None:
     options = environment.parsed_options
     if isinstance(environment.runner, WorkerRunner) or options is None:
         return
-    classes = watch.store.classes
-    rows = [(name, *classes.get(name, [0, 0])) for name in sorted(c.__name__ for c in environment.user_classes)]
-    rows.append(
-        ("total", *(sum(counts) for counts in zip(*classes.values(), strict=True))) if classes else ("total", 0, 0)
-    )
+    classes, rows = watch.store.classes, by_class(environment)
     print(f"\n{'requests by user class':40} {'requests':>10} {'failed':>10}")
     for name, sent, failed in rows:
         print(f"{name:40} {sent:10,} {failed:10,}")
     print()
-    if options.csv_prefix:
-        with Path(f"{options.csv_prefix}_user_classes.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([("user class", "requests", "failed"), *rows])
     if not classes:
         if options.headless:
             logging.error("No request was made: nothing is proven.")
@@ -153,6 +156,8 @@ def keep(environment: Environment) -> tuple[Run, slo.Judgement, str]:
     folder.mkdir(parents=True, exist_ok=True)
     run.write(folder / "run.json")
     (folder / "report.html").write_text(page(run, judgement))
+    with (folder / "user_classes.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("user class", "requests", "failed"), *by_class(environment)])
     (folder / "slo.json").write_text(json.dumps(slo.wire(judgement), indent=1) + "\n")
     return run, judgement, f"{os.environ.get('GATEHOUSE_RESULTS', results)}/{run.name}"
 

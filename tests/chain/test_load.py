@@ -47,13 +47,15 @@ def own_users(chain: Chain) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def closed(chain: Chain, own_users: Path) -> tuple[int, Run]:
-    code, run = load(chain, "--users", "14", "--rate", "14", "--time", "8s", "--workers", "2")
+    code, run = load(
+        chain, "--users", "14", "--rate", "14", "--time", "8s", "--workers", "2", "--", "--csv", "/results/stats"
+    )
     assert run, chain.checkout.output
     return code, run
 
 
 def test_a_headless_run_drives_every_user_class_without_a_failure(chain: Chain, closed: tuple[int, Run]) -> None:
-    rows = by_class()
+    rows = by_class(closed[1])
     for name, plan in chain.apps.items():
         kinds = ["User", "StreamUser", "LongPollUser"] + (["WebSocketUser"] if plan.app.interface == "asgi" else [])
         for kind in kinds if plan.app.contract == "full" else ["HealthUser"]:
@@ -65,7 +67,7 @@ def test_a_headless_run_drives_every_user_class_without_a_failure(chain: Chain, 
 
 def test_an_app_brings_its_own_users(chain: Chain, closed: tuple[int, Run], own_users: Path) -> None:
     name = own_users.parent.name
-    assert int(by_class()[f"{name.capitalize()}Shopper"]["requests"]) > 0
+    assert int(by_class(closed[1])[f"{name.capitalize()}Shopper"]["requests"]) > 0
     assert f"{name} GET /whoami by a user of its own" in closed[1].routes
     own_users.write_text("import nothing_of_that_name")
     done = chain.checkout.run("load", "--headless", "--time", "2s", check=False)
@@ -81,7 +83,7 @@ def test_the_masters_hops_are_those_of_all_its_workers(closed: tuple[int, Run]) 
         }
     assert {name: route.requests for name, route in closed[1].routes.items()} == counted
     requests = sum(route.requests for route in closed[1].routes.values() if not route.part)
-    assert requests == int(by_class()["total"]["requests"])
+    assert requests == int(by_class(closed[1])["total"]["requests"])
     told = sum(r.histograms["network"].n for r in closed[1].routes.values() if "network" in r.histograms)
     # All but the messages on an open WebSocket, which have no header.
     assert told == sum(r.requests for n, r in closed[1].routes.items() if not r.part and not n.endswith("WS /ws echo"))
@@ -140,6 +142,6 @@ def test_what_cannot_be_measured_is_said_before(chain: Chain) -> None:
     assert "error: nobody answers at http://edge:1" in done.stdout
 
 
-def by_class() -> dict[str, dict[str, str]]:
-    with (RESULTS / "stats_user_classes.csv").open() as file:
+def by_class(run: Run) -> dict[str, dict[str, str]]:
+    with (RESULTS / run.name / "user_classes.csv").open() as file:
         return {row["user class"]: row for row in csv.DictReader(file)}
