@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 root = Path(os.environ.get("GATEHOUSE_ROOT", REPOSITORY))
 try:
     summary.site = load_site(root, os.environ.get("GATEHOUSE_ENV", "local"))
-    summary.limits = slo.load(REPOSITORY / "loadtests/slo" / f"{summary.site.env}.yml", REPOSITORY)
+    summary.limits = slo.load(root, summary.site.env)
     classes = user_classes(summary.site)
 except (SiteError, ValueError) as error:
     print(f"error: {error}", file=sys.stderr)

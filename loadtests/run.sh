@@ -3,7 +3,8 @@
 #
 #   loadtests/run.sh [arguments of Locust]      (`make load` and `make load-headless` set its environment)
 #
-# Exit code of a headless run: loadtests/slo.py's, or Locust's own, 1 when any request failed. However it ends, no container and no network stays behind.
+# Exit code of a headless run: loadtests/slo.py's, or Locust's own, 1 when any request failed. However it ends, no container
+# and no network stays behind.
 set -eu
 cd "$(dirname "$0")"
 

@@ -1,4 +1,4 @@
-"""What a run must meet: the limits of an environment, loadtests/slo/<env>.yml, and what a run makes of them.
+"""What a run must meet: the limits of an environment, environments/slo/<env>.yml, and what a run makes of them.
 
 The code of a judgement is an exit code. Locust ends with 1 when requests failed and with 2 when called wrongly, so
 
@@ -27,9 +27,9 @@ from loadtests.hops import HOPS, TOTAL, Histogram, Route
 from loadtests.run import Run
 from loadtests.validity import LARGE, LEAST
 from stack.explain import nearest, sentences
-from stack.load import SiteError
+from stack.load import SiteError, environments
 from stack.model import Strict
-from stack.source import Source, plain
+from stack.source import Problem, Source, plain, show
 
 MET, MISSED, INVALID = 0, 3, 4
 STATISTICS = {"mean": 20, "p50": 20, "p75": 100, "p90": 100, "p95": 100, "p99": 100, "p99.9": 1000}
@@ -66,8 +66,19 @@ class Slo(Strict):
         return self.each | {metric: limit for pattern in fitting for metric, limit in self.routes[pattern].items()}
 
 
-def load(file: Path, root: Path) -> Slo | None:
-    """The limits in a file; None if there is none. Raises SiteError with its problems, paths from root."""
+def load(root: Path, env: str) -> Slo | None:
+    """The limits of an environment of the site below root; None if it has none. Raises SiteError with their problems, and
+    with files of limits that belong to no environment."""
+    folder, known = root / "environments/slo", [f"{name}.yml" for name in environments(root)]
+    said = "no environment goes by this name."
+    problems = [
+        Problem(show(file, root), "", f"{said}{nearest(file.name, known)} Allowed: {', '.join(known)}")
+        for file in sorted(folder.glob("*"))
+        if file.name not in known
+    ]
+    file = folder / f"{env}.yml"
+    if problems:
+        raise SiteError(problems)
     if not file.exists():
         return None
     source = Source(file, root)

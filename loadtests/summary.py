@@ -1,6 +1,6 @@
 """The end of a run: no answer is lost, tables say how it went, and its folder keeps it: run.json and report.html.
 
-Exit code of --headless, where loadtests/slo/ENV.yml has limits: slo.py's; else Locust's own, 1 when a request failed."""
+Exit code of --headless, where environments/slo/ENV.yml has limits: slo.py's; else Locust's own, 1 when a request failed."""
 
 # Locust's event hooks have no types.
 # mypy: allow-untyped-decorators, allow-untyped-calls

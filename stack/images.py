@@ -196,7 +196,7 @@ def load_generator_of(site_root: Path) -> str:
         context = Path(folder)
         for part in ("stack", "loadtests"):
             shutil.copytree(PRODUCT / part, context / part, ignore=shutil.ignore_patterns("__pycache__"))
-        files = list((site_root / "environments").glob("*.yml"))
+        files = list((site_root / "environments").rglob("*.yml"))
         for app in (p.parent for p in (site_root / "apps").glob("*/app.yml")):
             files += [*_content(app), app / "app.yml", app / "loadtest.py"]  # its image's, and two that are not in it
         for path in files:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,8 +46,24 @@ def own_users(chain: Chain) -> Iterator[Path]:
     file.unlink()
 
 
+LIMITS = """
+total: {errors: 0, p50: 1000}
+routes: {"* GET /wait": {mean: 2000}}
+"""
+
+
 @pytest.fixture(scope="module")
-def closed(chain: Chain, own_users: Path) -> tuple[int, Run]:
+def limits(chain: Chain) -> Iterator[Path]:
+    """What a run here must meet: little enough for a busy machine, and for eight seconds."""
+    file = chain.checkout.root / "environments/slo/local.yml"
+    file.parent.mkdir()
+    file.write_text(LIMITS)
+    yield file
+    shutil.rmtree(file.parent)
+
+
+@pytest.fixture(scope="module")
+def closed(chain: Chain, own_users: Path, limits: Path) -> tuple[int, Run]:
     code, run = load(
         chain, "--users", "14", "--rate", "14", "--time", "8s", "--workers", "2", "--", "--csv", "/results/stats"
     )
@@ -61,8 +78,15 @@ def test_a_headless_run_drives_every_user_class_without_a_failure(chain: Chain, 
         for kind in kinds if plan.app.contract == "full" else ["HealthUser"]:
             assert int(rows[f"{''.join(word.capitalize() for word in name.split('-'))}{kind}"]["requests"]) > 0, kind
     assert rows["total"]["failed"] == "0"
-    # Eight seconds are too few to judge every limit, and this machine may be too busy to judge any: then it says so.
-    assert closed[0] in (MET, INVALID), chain.checkout.output
+
+
+def test_a_run_that_meets_its_limits_ends_with_0(chain: Chain, limits: Path) -> None:
+    for _ in range(3):  # a machine that is too busy at the moment says so, and that is no answer
+        code, run = load(chain, "--users", "14", "--rate", "14", "--time", "6s")
+        if code != INVALID:
+            break
+    assert code == MET, chain.checkout.output
+    assert run and run.verdict.word != "INVALID"
 
 
 def test_an_app_brings_its_own_users(chain: Chain, closed: tuple[int, Run], own_users: Path) -> None:
@@ -108,7 +132,7 @@ def test_the_open_model_sends_what_is_due(chain: Chain) -> None:
     assert run.generator.dropped == run.generator.unfinished == 0
 
 
-def test_a_run_with_failures_misses_its_limits(chain: Chain) -> None:
+def test_a_run_with_failures_misses_its_limits(chain: Chain, limits: Path) -> None:
     container = f"gatehouse-test-{next(iter(chain.apps))}-1"
     pause(container)
     try:
@@ -136,10 +160,47 @@ def test_more_than_the_generator_can_send_is_no_measurement(chain: Chain) -> Non
     assert (code, run.verdict.word) == (INVALID, "INVALID"), chain.checkout.output
 
 
-def test_what_cannot_be_measured_is_said_before(chain: Chain) -> None:
+def test_a_shape_says_how_many_there_are_when(chain: Chain) -> None:
+    # Open: as many arrivals a second as users. A tenth of them, and all in the fifth and sixth of ten seconds.
+    _, run = load(chain, "--model", "open", "--shape", "spike", "--users", "80", "--time", "10s")
+    assert run, chain.checkout.output
+    assert run.asked["shape"] == "Spike"
+    sent = {second: sum(of[TOTAL][0] for of in routes.values() if TOTAL in of) for second, routes in run.series.items()}
+    first = min(sent)
+    spike = sum(count for second, count in sent.items() if 4 <= second - first <= 7)
+    assert spike > 0.6 * sum(sent.values()), sent
+
+
+def test_the_search_for_the_knee_ends_where_it_bends_or_all_are_there(chain: Chain) -> None:
+    _, run = load(chain, "--shape", "knee", "--users", "1")
+    assert run, chain.checkout.output
+    assert run.asked["knee"] == "no bend up to 1 users"
+    container = f"gatehouse-test-{next(iter(chain.apps))}-1"
+    pause(container)
+    try:
+        _, run = load(chain, "--model", "open", "--shape", "knee", "--users", "400")
+    finally:
+        docker.run("unpause", container)
+    assert run, chain.checkout.output
+    assert run.asked["knee"].startswith("0 arrivals a second held, 20 arrivals a second did not"), run.asked
+
+
+def test_what_cannot_be_measured_is_said_before(chain: Chain, limits: Path) -> None:
     done = chain.checkout.run("load", "--headless", "--time", "2s", "--", "--host", "http://edge:1", check=False)
     assert done.returncode != 0
     assert "error: nobody answers at http://edge:1" in done.stdout
+    limits.write_text("total: {eror: 0}")
+    done = chain.checkout.run("load", "--headless", "--time", "2s", check=False)
+    limits.write_text(LIMITS)
+    assert done.returncode == 2
+    assert "error: environments/slo/local.yml:1: total.eror: unknown metric. Did you mean 'errors'?" in done.stdout
+
+
+def test_a_master_whose_workers_do_not_come_gives_up(chain: Chain) -> None:
+    alone = ("--", "--processes", "1", "--expect-workers", "2", "--expect-workers-max-wait", "3")
+    done = chain.checkout.run("load", "--headless", "--time", "2s", *alone, check=False)
+    assert done.returncode != 0
+    assert "Gave up waiting for workers to connect" in done.stdout
 
 
 def by_class(run: Run) -> dict[str, dict[str, str]]:

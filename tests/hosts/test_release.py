@@ -382,7 +382,13 @@ def test_a_run_that_is_broken_off_anywhere_is_made_good_by_the_next(controller: 
         process = controller.start(until=point)
         # Ctrl-C reaches everything in the terminal; a machine that dies says nothing to anybody.
         os.killpg(process.pid, signal.SIGINT if number % 2 else signal.SIGKILL)
-        assert process.wait() != 0
+        try:
+            assert process.wait(60) != 0
+        except (
+            subprocess.TimeoutExpired
+        ):  # seen once: Ansible's own processes wait for each other; one closes the terminal
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
     controller.release()
     assert {ask(controller, host, "/flask/") for host in controller.fleet.names} == {f"Hello, four of {NOW}"}
     running(controller)

@@ -305,10 +305,12 @@ def test_a_judgement_is_plain_data() -> None:
 
 
 def problems(folder: Path, content: str | bytes) -> list[str]:
-    file = folder / "local.yml"
+    file = folder / "environments/slo/local.yml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    (folder / "environments/local.yml").touch()
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(SiteError) as raised:
-        load(file, folder)
+        load(folder, "local")
     return [str(problem) for problem in raised.value.problems]
 
 
@@ -345,15 +347,15 @@ ONE_WRONG_LINE = {
 
 @pytest.mark.parametrize(("line", "problem"), ONE_WRONG_LINE.items(), ids=list(ONE_WRONG_LINE))
 def test_a_wrong_line_is_one_problem_with_its_cure(tmp_path: Path, line: str, problem: str) -> None:
-    assert problems(tmp_path, f"total:\n  errors: 0\n{line}\n") == [f"local.yml:3: {problem}"]
+    assert problems(tmp_path, f"total:\n  errors: 0\n{line}\n") == [f"environments/slo/local.yml:3: {problem}"]
 
 
 def test_all_problems_are_told_in_the_order_of_the_file(tmp_path: Path) -> None:
     said = problems(tmp_path, "routes:\n  a: {p95: x}\n  b:\n    p50: 1\n    p9: 1\ntotal: {p95: x}\n")
     assert [problem.split(": ")[:2] for problem in said] == [
-        ["local.yml:2", "routes.a.p95"],
-        ["local.yml:5", "routes.b.p9"],
-        ["local.yml:6", "total.p95"],
+        ["environments/slo/local.yml:2", "routes.a.p95"],
+        ["environments/slo/local.yml:5", "routes.b.p9"],
+        ["environments/slo/local.yml:6", "total.p95"],
     ]
 
 
@@ -369,20 +371,33 @@ UNREADABLE = {
 @pytest.mark.parametrize(("content", "problem"), UNREADABLE.values(), ids=list(UNREADABLE))
 def test_a_file_that_cannot_be_read_is_one_problem(tmp_path: Path, content: str | bytes, problem: str) -> None:
     (said,) = problems(tmp_path, content)
-    assert said.startswith(f"local.yml{problem}")
+    assert said.startswith(f"environments/slo/local.yml{problem}")
 
 
 @pytest.mark.parametrize("content", ["", "# nothing yet\n", "{}\n", "each: {}\n", "routes: {flask GET /: {}}\n"])
 def test_a_file_without_a_limit_is_no_file_of_limits(tmp_path: Path, content: str) -> None:
-    assert problems(tmp_path, content) == ["local.yml: no limit is here. Write one, or remove the file"]
+    assert problems(tmp_path, content) == [
+        "environments/slo/local.yml: no limit is here. Write one, or remove the file"
+    ]
 
 
 def test_without_a_file_nothing_is_judged_and_that_is_said(tmp_path: Path) -> None:
-    limits = load(tmp_path / "production.yml", tmp_path)
+    limits = load(tmp_path, "production")
     assert limits is None
     assert judge(run(hello=route(failed=9)), limits) == Judgement(
         [], "No limits are set for this environment: nothing was judged.", MET
     )
+
+
+@pytest.mark.parametrize("name", ["locall.yml", "local.yaml"])
+def test_limits_of_no_environment_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "environments/slo").mkdir(parents=True)
+    (tmp_path / "environments/local.yml").touch()
+    (tmp_path / "environments/slo" / name).touch()
+    with pytest.raises(SiteError) as raised:
+        load(tmp_path, "local")
+    said = "no environment goes by this name. Did you mean 'local.yml'? Allowed: local.yml"
+    assert [str(problem) for problem in raised.value.problems] == [f"environments/slo/{name}: {said}"]
 
 
 # --- the exit code ----------------------------------------------------------------------------------------------------
@@ -413,7 +428,7 @@ def test_a_search_for_the_knee_is_not_judged() -> None:
 
 
 def test_the_limits_of_this_repository_are_read_and_can_be_met() -> None:
-    limits = load(REPOSITORY / "loadtests/slo/local.yml", REPOSITORY)
+    limits = load(REPOSITORY, "local")
     assert limits is not None
     assert limits.of(HELLO) == {"p50": 750, "p95": 100, "queue p95": 50}
     assert limits.of("fastapi GET /wait") == {"p50": 750, "p95": 250}
