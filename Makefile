@@ -11,7 +11,7 @@ STACK  := .venv/bin/python -m stack
 export GATEHOUSE_ENV := $(ENV)
 
 .DEFAULT_GOAL := help
-.PHONY: help up down ps logs restart shell show secret load load-headless load-key load-check lesson compare bench test check render reference lock deploy proof rollback releases hosts-up hosts-down test-hosts
+.PHONY: help up dev down ps logs restart shell show secret load load-headless load-key load-check lesson compare bench test check render reference lock deploy proof rollback releases hosts-up hosts-down test-hosts
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2} /^# ---/ {print "\n" substr($$0, 7)}' Makefile
@@ -20,6 +20,9 @@ help: ## this list
 
 up: .venv/tools ## run the whole chain on this machine, or apply what changed
 	@$(STACK) up
+
+dev: .venv/tools ## for editing: a change is there with the next request, tracebacks, breakpoint()
+	@$(STACK) dev
 
 down: .venv/tools ## stop it                     [VOLUMES=yes: and remove its data]
 	@$(STACK) down $(if $(VOLUMES),--volumes)

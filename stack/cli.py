@@ -22,6 +22,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from stack import certs, compose, deliver, docker, docs, images, secret_values
+from stack import dev as develop
 from stack.compose import Compose
 from stack.errors import Failed
 from stack.load import SiteError, base_url, load_site, unplaced
@@ -78,13 +79,13 @@ def verb(function: F) -> F:
     return cli.command(function.__name__.removesuffix("_files").removesuffix("_images"))(guarded)  # type: ignore[return-value]
 
 
-def _engine(root: Path, env: str) -> Compose:
+def _engine(root: Path, env: str, dev: bool = False) -> Compose:
     site = load_site(root.resolve(), env)
     if site.environment.engine != "compose":
         raise Failed(
             f"environments/{env}.yml runs on {site.environment.engine}, not on this machine. Type: make up ENV=local"
         )
-    return Compose(site)
+    return Compose(develop.of(site) if dev else site)
 
 
 @verb
@@ -99,6 +100,20 @@ def up(root: Root = HERE, env: Env = "local") -> None:
         console.print(
             f"HTTPS on port {environment.https_port}: trust .local/ca/ca.pem once, or curl --cacert .local/ca/ca.pem"
         )
+
+
+@verb
+def dev(root: Root = HERE, env: Env = "local") -> int:
+    """The same chain for whoever edits an app: a change is there with the next request; then the logs."""
+    engine = _engine(root, env, dev=True)
+    engine.up()
+    _table(engine)
+    for name, port in develop.ports(engine.site).items():
+        say.line(
+            f"{name}: edit {engine.site.apps[name].folder}; breakpoint() waits at port {port} (nc localhost {port})"
+        )
+    say.line("a changed app.yml or requirement: make dev again. Back to normal: make up. Ctrl-C ends only these logs")
+    return engine.logs(None, tail=0)
 
 
 @verb

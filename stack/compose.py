@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -19,7 +20,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from stack import certs, docker, edge, images
+from stack import certs, changes, dev, docker, edge, images
 from stack.errors import Failed
 from stack.load import AppPlan, Site
 from stack.logs import without_library_frames
@@ -110,6 +111,7 @@ class Compose:
             except (Failed, KeyboardInterrupt) as why:
                 self._restore(bool(before), interrupted=isinstance(why, KeyboardInterrupt))
                 raise
+            why_restarted = self._changes()
             shutil.rmtree(self.good, ignore_errors=True)
             shutil.copytree(self.build, self.good)
             (self.good / ".edge").write_text(version)
@@ -119,15 +121,28 @@ class Compose:
             if not before:
                 say.line(f"started: {', '.join(fresh)}")
             elif built or fresh or changed:
-                say.line(
-                    f"changed: {', '.join(changed) or 'nothing rendered'}; restarted: {', '.join(fresh) or 'nothing'}"
-                )
+                edges = [name for name in changed if name.startswith("nginx/")]
+                said = [name + (f" ({because})" if (because := why_restarted.get(name)) else "") for name in fresh]
+                said += [f"edge's {', '.join(edges)}"] if edges else []
+                say.line(f"applied: {'; '.join(said) or 'settings that concern nothing that runs'}")
             else:
                 say.line("nothing has changed, nothing was restarted")
 
-    def logs(self, app: str | None) -> int:
-        """Follows the log of one service or of all."""
-        return docker.attach(*self._files(), "logs", "--follow", "--tail=100", *([self._service(app)] if app else []))
+    def logs(self, app: str | None, tail: int = 100) -> int:
+        """Follows the log of one service or of all, from each one's last lines on."""
+        only = [self._service(app)] if app else []
+        follow = [*docker.client(), *self._files(), "--ansi=never", "logs", "--follow", f"--tail={tail}", *only]
+        with (
+            subprocess.Popen(
+                follow, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+            ) as log,
+            contextlib.suppress(KeyboardInterrupt),
+        ):  # how one ends it
+            for line in log.stdout or ():
+                service, _, text = line.rstrip("\n").partition("|")  # flask-1  | text
+                say.log(re.sub(r"-\d+$", "", service.strip()), text[1:])
+            return log.wait()
+        return 0
 
     def restart(self, app: str) -> None:
         """Restarts one app's containers."""
@@ -184,6 +199,9 @@ class Compose:
         ports = {"http_port": environment.http_port}
         if environment.tls.certificate != "off":
             ports["https_port"] = environment.https_port
+        if self.site.dev:
+            ports |= {f"make dev: the debugger's port of {name}": port for name, port in dev.ports(self.site).items()}
+            problems += [sentence for plan in self.site.apps.values() for sentence in dev.unreadable(plan)]
         ours = {port for container in self.containers() for port in container.ports}
         for key, port in ports.items():
             if port not in ours and (reason := _cannot_listen(environment.bind, port)):
@@ -438,6 +456,23 @@ class Compose:
     def _require(self, service: str) -> None:
         if not any(c.service == service for c in self.containers()):
             raise Failed(f"{service} is not running. Type: make up")
+
+    def _changes(self) -> dict[str, str]:
+        """Service -> what is written otherwise than when it was last good."""
+        was, now = self._definitions(self.good), self._definitions(self.build)
+        return {name: changes.of(was[name], service) for name, service in now.items() if name in was}
+
+    @staticmethod
+    def _definitions(folder: Path) -> dict[str, dict[str, Any]]:
+        """Service -> its definition in both files of a folder."""
+        found: dict[str, dict[str, Any]] = {}
+        for name in ("stack.yml", "local.yml"):
+            if (folder / name).is_file():
+                for service, of in YAML(typ="safe").load(folder / name)["services"].items():
+                    kept = found.setdefault(service, {})
+                    more = {key: [*kept.get(key, []), *value] for key, value in of.items() if key == "environment"}
+                    kept |= of | more
+        return found
 
     def _services(self) -> list[str]:
         apps = self.site.apps.values()

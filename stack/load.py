@@ -70,6 +70,8 @@ class Site:
     environment: Environment
     apps: dict[str, AppPlan]
     origins: dict[str, str] = field(default_factory=dict)
+    dev: bool = False
+    """As `make dev` runs it (stack/dev.py)."""
 
 
 def base_url(environment: Environment, host: str | None = None) -> str:

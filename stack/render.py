@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment as Jinja
 from jinja2 import FileSystemLoader, StrictUndefined
 
-from stack import images, model
+from stack import dev, images, model
 from stack.gateways import Gateway
 from stack.load import AppPlan, Site, base_url
 from stack.model import App, Environment, size_bytes
@@ -88,7 +88,7 @@ def render(site: Site, secret_versions: Mapping[str, str] | None = None) -> dict
     secret_versions: app -> anything that changes when a local value of its secrets does, for engines that would not
     notice by themselves.
     """
-    apps = [_app(plan, site.environment) for plan in site.apps.values()]
+    apps = [_app(plan, site) for plan in site.apps.values()]
     groups: dict[str | None, list[RenderedApp]] = {None: []}
     for app in apps:
         groups.setdefault(app.host, []).append(app)
@@ -106,6 +106,9 @@ def render(site: Site, secret_versions: Mapping[str, str] | None = None) -> dict
         "edge_script": _script(PRODUCT / "compose/edge.sh"),
         "edge_finish": EDGE_FINISH,
         "edge_stop_grace": _edge_stop(site.environment),
+        "dev_ports": dev.ports(site) if site.dev else {},
+        "folders": {plan.name: str(plan.folder.resolve()) for plan in site.apps.values()} if site.dev else {},
+        "gatehouse_dev": str(PRODUCT / "compose/gateways/gatehouse_dev.py"),
     }
     files = {
         "stack.yml": _template("compose/stack.yml.j2", facts),
@@ -174,9 +177,12 @@ def _release(environment: Environment, apps: list[RenderedApp]) -> dict[str, Any
     }
 
 
-def _app(plan: AppPlan, environment: Environment) -> RenderedApp:
+def _app(plan: AppPlan, site: Site) -> RenderedApp:
+    environment = site.environment
     image = images.name(plan, environment.registry)
     command = plan.gateway.command(plan.app, plan.sizing.workers, plan.prefix, LISTEN)
+    if site.dev:
+        command = dev.command(command, plan.app.entry)
     variables = {
         "GATEHOUSE_APP": plan.name,
         "GATEHOUSE_GATEWAY": plan.gateway.name,

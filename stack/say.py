@@ -9,10 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.text import Text
+
+from stack import logs
 
 # A pipe or a log has no width of its own; 80 columns would cut URLs.
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+COLOURS = ["cyan", "magenta", "green", "blue", "bright_cyan", "bright_magenta", "bright_green", "bright_blue"]
 
 
 class _Say:
@@ -22,6 +27,18 @@ class _Say:
     def line(self, text: str) -> None:
         with self._lock:
             console.print(f"  {text}", markup=False)
+
+    def log(self, service: str, text: str) -> None:
+        """A line of a service's log, each app's name in a colour of its own; the edge's, as requests of the app."""
+        if told := logs.request(text):
+            service, text = told
+            status = int(text[9:12])
+            style = "red" if status >= 500 else "yellow" if status >= 400 else "dim"
+        else:
+            style = ""
+        colour = COLOURS[sum(service.encode()) % len(COLOURS)] if service != "edge" else "white"
+        with self._lock:
+            console.print(Text(f"{service:<12} ", colour).append(text, style))
 
     @contextmanager
     def step(self, text: str) -> Iterator[None]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from loadtests.hops import TOTAL
 from loadtests.run import Run
 from loadtests.slo import INVALID, MET, MISSED
 from stack import docker
@@ -46,10 +47,7 @@ def own_users(chain: Chain) -> Iterator[Path]:
     file.unlink()
 
 
-LIMITS = """
-total: {errors: 0, p50: 1000}
-routes: {"* GET /wait": {mean: 2000}}
-"""
+LIMITS = "total: {errors: 0, p50: 1000}\n"
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +84,8 @@ def test_a_run_that_meets_its_limits_ends_with_0(chain: Chain, limits: Path) -> 
         if code != INVALID:
             break
     assert code == MET, chain.checkout.output
-    assert run and run.verdict.word != "INVALID"
+    assert run
+    assert run.verdict.word != "INVALID"
 
 
 def test_an_app_brings_its_own_users(chain: Chain, closed: tuple[int, Run], own_users: Path) -> None:
@@ -166,9 +165,8 @@ def test_a_shape_says_how_many_there_are_when(chain: Chain) -> None:
     assert run, chain.checkout.output
     assert run.asked["shape"] == "Spike"
     sent = {second: sum(of[TOTAL][0] for of in routes.values() if TOTAL in of) for second, routes in run.series.items()}
-    first = min(sent)
-    spike = sum(count for second, count in sent.items() if 4 <= second - first <= 7)
-    assert spike > 0.6 * sum(sent.values()), sent
+    of_second = [sent.get(second, 0) for second in range(min(sent), max(sent) + 1)]
+    assert max(of_second[4:8]) > 3 * max(of_second[1:3]), of_second
 
 
 def test_the_search_for_the_knee_ends_where_it_bends_or_all_are_there(chain: Chain) -> None:
@@ -176,11 +174,12 @@ def test_the_search_for_the_knee_ends_where_it_bends_or_all_are_there(chain: Cha
     assert run, chain.checkout.output
     assert run.asked["knee"] == "no bend up to 1 users"
     container = f"gatehouse-test-{next(iter(chain.apps))}-1"
-    pause(container)
+    docker.run("stop", container)
     try:
         _, run = load(chain, "--model", "open", "--shape", "knee", "--users", "400")
     finally:
-        docker.run("unpause", container)
+        docker.run("start", container)
+        chain.checkout.run("up")
     assert run, chain.checkout.output
     assert run.asked["knee"].startswith("0 arrivals a second held, 20 arrivals a second did not"), run.asked
 
@@ -197,7 +196,7 @@ def test_what_cannot_be_measured_is_said_before(chain: Chain, limits: Path) -> N
 
 
 def test_a_master_whose_workers_do_not_come_gives_up(chain: Chain) -> None:
-    alone = ("--", "--processes", "1", "--expect-workers", "2", "--expect-workers-max-wait", "3")
+    alone = ("--", "--master", "--expect-workers-max-wait", "3")
     done = chain.checkout.run("load", "--headless", "--time", "2s", *alone, check=False)
     assert done.returncode != 0
     assert "Gave up waiting for workers to connect" in done.stdout

@@ -116,6 +116,7 @@ def test_a_day_with_one_app(site: Checkout) -> None:
     assert containers()["edge"] == before["edge"]
     assert containers()["flask"] != before["flask"]
     assert "building" not in site.output
+    assert "applied: flask (--workers 4 -> 2)" in site.output
     assert whoami()["release"] != release
 
     # Code changed: its image is built anew.
@@ -123,6 +124,7 @@ def test_a_day_with_one_app(site: Checkout) -> None:
     write(site.root / "apps/flask/app.py", "Hello, WSGI!", hello)
     site.run("up")
     assert "flask: building its image" in site.output
+    assert "applied: flask (its files)" in site.output
     assert httpx.get(f"{URL}/flask/").text == hello
 
     # A second app appears with its folder, and goes with it.
