@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -62,6 +63,11 @@ def file(site: Checkout, app: str) -> Path:
     return site.root / "apps" / app / CODE[app]
 
 
+def in_hello(code: str, app: str, line: str) -> str:
+    """The code with a line more in front of the hello's last."""
+    return re.sub(rf"( +)(return .*{HELLO[app]})", rf"\1{line}\n\1\2", code)
+
+
 def seen(path: str, text: str, within: float = 20) -> httpx.Response:
     """The first answer that has this text."""
     end = time.monotonic() + within
@@ -86,8 +92,7 @@ def test_a_change_is_there_soon_and_what_is_broken_says_why(site: Checkout, runn
     assert seen(path, "SyntaxError").status_code == 500
     # An error of a request, and one that is not the first line that was imported.
     (code.parent / "other.py").write_text("def fail():\n    raise LookupError('of this request')\n")
-    code.write_text(before.replace('    return "Hello', '    import other; other.fail()\n    return "Hello')
-                    .replace('    return {"message"', '    import other; other.fail()\n    return {"message"'))  # fmt: skip
+    code.write_text(in_hello(before, app, "import other; other.fail()"))
     answer = seen(path, "of this request")
     assert answer.status_code == 500
     assert "other.py" in answer.text
@@ -99,8 +104,7 @@ def test_a_change_is_there_soon_and_what_is_broken_says_why(site: Checkout, runn
 def test_a_breakpoint_waits_for_whoever_comes(site: Checkout, running: object, app: str) -> None:
     code, before = file(site, app), file(site, app).read_text()
     answers: list[str] = []
-    code.write_text(before.replace('    return "Hello', '    here = 42; breakpoint()\n    return "Hello')
-                    .replace('    return {"message"', '    here = 42; breakpoint()\n    return {"message"'))  # fmt: skip
+    code.write_text(in_hello(before, app, "here = 42; breakpoint()"))
     port = dev.ports(site.site)[app]
 
     def ask() -> None:
