@@ -190,6 +190,7 @@ def test_limit_labels_and_draining(fleet: Fleet) -> None:
     assert host2["Availability"] == "active"
 
 
+@pytest.mark.long
 def test_changed_daemon_settings_restart_one_engine_after_the_other(fleet: Fleet) -> None:
     two = ["host2", "host3"]
     limit = ("provision.yml", "--limit", ",".join(two))
@@ -201,6 +202,7 @@ def test_changed_daemon_settings_restart_one_engine_after_the_other(fleet: Fleet
     assert fleet.play(*limit).code == 0
 
 
+@pytest.mark.long
 def test_managers_become_workers_and_a_dead_host_is_taken_out(fleet: Fleet) -> None:
     everything: dict[str, dict[str, str]] = {name: {} for name in fleet.names}
     swarm = ("provision.yml", "--tags", "preflight,swarm")
@@ -232,6 +234,7 @@ def test_managers_become_workers_and_a_dead_host_is_taken_out(fleet: Fleet) -> N
     assert set(nodes(fleet, "host3")) == set(fleet.names)
 
 
+@pytest.mark.long
 def test_without_a_manager_that_is_down(fleet: Fleet) -> None:
     fleet.do("stop", "host1")
     try:

@@ -413,6 +413,7 @@ def tasks_of(fleet: Fleet, name: str, service: str) -> int:
     return len(said.split())
 
 
+@pytest.mark.long
 def test_a_host_that_was_down_takes_nothing_it_has_no_image_for(controller: Controller) -> None:
     fleet = controller.fleet
     fleet.do("stop", "host3")
@@ -438,6 +439,7 @@ def test_a_host_that_was_down_takes_nothing_it_has_no_image_for(controller: Cont
     assert set(controller.release().changed.values()) == {0}
 
 
+@pytest.mark.long
 def test_a_volume_asks_for_one_host_and_a_label_is_obeyed(controller: Controller) -> None:
     undo = controller.app("flask", volumes={"data": "/data"})
     run = controller.play("deploy.yml", "--tags", "release")
@@ -458,6 +460,7 @@ def test_a_volume_asks_for_one_host_and_a_label_is_obeyed(controller: Controller
     assert "flask: did not run before this release, which does not change it" in " ".join(run.output.split())
 
 
+@pytest.mark.long
 def test_a_floating_address_moves_to_a_host_that_is_up(controller: Controller) -> None:
     fleet = controller.fleet
     address = fleet.address("host1").rpartition(".")[0] + ".100"
