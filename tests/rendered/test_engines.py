@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stack import docker
+from stack import dev, docker
 from stack.load import load_site
 from stack.render import render
 from tests.conftest import REPOSITORY
@@ -158,3 +159,13 @@ def test_what_both_environments_have_of_nginx_is_the_same(all_rendered: dict[str
     shared = test.keys() & fleet.keys() - {"site.conf"}
     assert test.keys() - fleet.keys() == {"pages/index.html"}
     assert {name: test[name] for name in shared} == {name: fleet[name] for name in shared}
+
+
+def test_a_debugger_is_reached_on_loopback_alone_wherever_the_edge_is() -> None:
+    site = load_site(REPOSITORY, "local")
+    site = replace(site, environment=site.environment.model_copy(update={"bind": "0.0.0.0"}))
+    assert "5678" not in render(site)["local.yml"]
+    services = read_yaml(render(dev.of(site))["local.yml"])["services"]
+    for name, port in dev.ports(site).items():
+        assert [(p["host_ip"], p["published"]) for p in services[name]["ports"]] == [("127.0.0.1", port)]
+        assert "GATEHOUSE_DEV" not in render(site)["stack.yml"] + render(site)["local.yml"]
