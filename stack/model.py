@@ -287,7 +287,10 @@ class Edge(Strict):
     """Who gets `Server-Timing` on answers (how long edge, gateway and app took): off (nobody), open (everybody) or
     md5:... (a load test that knows the key of this hash; `make load-key` makes both)."""
     index: bool = False
-    """Show a small page of what runs here at /, where no app has that route."""
+    """Show a small page of what runs here at /, where no app has that route. With `timing: open` it has a button that sends
+    waiting requests to one WSGI and one ASGI app of the full contract, and draws where each waited. For that, an edge on
+    localhost also answers *.demo.localhost over plain HTTP, where browsers open more connections than to one name: /wait of
+    these apps, and nothing else."""
     timeouts: EdgeTimeouts = EdgeTimeouts()
 
 

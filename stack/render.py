@@ -66,6 +66,14 @@ class RenderedApp:
         return [self.app.health, *full]
 
     @property
+    def places(self) -> str:
+        """What takes one request each at a time, for people: "32 threads"; "" for an event loop, which has no such limit."""
+        workers, threads = self.workers, self.app.threads
+        return {"process": f"{workers} workers", "thread": f"{workers * threads} threads"}.get(
+            self.gateway.concurrency, ""
+        )
+
+    @property
     def longest_request(self) -> float:
         """s. The longest read timeout of the app and its paths."""
         return max(self.app.timeouts.request, *(path.timeout or 0 for path in self.app.paths.values()), 0)
@@ -75,6 +83,20 @@ class RenderedApp:
         """Service name -> memory limit: of the web app itself, and of each background process."""
         beside = {f"{self.name}-{name}": process.memory for name, process in self.app.processes.items()}
         return {self.name: self.app.memory, **beside}
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """What the edge's page needs to show where requests wait (nginx/pages/demonstration.js)."""
+
+    apps: list[RenderedApp]
+    """One WSGI app and one ASGI app, where there are such."""
+    names: str | None
+    """The edge answers names below this one as well, over plain HTTP; None: browsers would not find them."""
+    origins: list[str]
+    """Of the page, where it may read what those names answer."""
+    https: str | None
+    """URL of the page over HTTPS, where there is one."""
 
 
 def secret_variable(app: str, name: str) -> str:
@@ -102,6 +124,7 @@ def render(site: Site, secret_versions: Mapping[str, str] | None = None) -> dict
         "ordinary": model.Path(),
         "has_address": any(_is_address(domain) for domain in site.environment.domains),
         "secret_versions": secret_versions or {},
+        "demonstration": (demonstration := _demonstration(site.environment, apps)),
         "edge_label": f"gatehouse.edge.{site.environment.name}",
         "edge_script": _script(PRODUCT / "compose/edge.sh"),
         "edge_finish": EDGE_FINISH,
@@ -128,8 +151,28 @@ def render(site: Site, secret_versions: Mapping[str, str] | None = None) -> dict
         *(PRODUCT / "nginx/snippets").glob("*.conf"),
         *(PRODUCT / "nginx/pages").glob("error.*"),
     ]
+    if not (demonstration and demonstration.names):
+        static.remove(PRODUCT / "nginx/snippets/demonstration.conf")
     files |= {str(path.relative_to(PRODUCT)): path.read_text("utf-8") for path in static}
     return dict(sorted(files.items()))
+
+
+def _demonstration(environment: Environment, apps: list[RenderedApp]) -> Demonstration | None:
+    """None where there is no page, where times are not everybody's to see, or where no app has the routes."""
+    own = [app for app in apps if app.host is None]
+    if not (environment.edge.index and environment.edge.timing == "open") or any(app.prefix == "" for app in own):
+        return None
+    full = {app.app.interface: app for app in reversed(own) if app.app.contract == "full"}
+    if not full:
+        return None
+    secure = environment.tls.certificate != "off"
+    local = [name for name in ("localhost", "127.0.0.1") if name in environment.domains]
+    return Demonstration(
+        [full[interface] for interface in ("wsgi", "asgi") if interface in full],
+        "demo.localhost" if local and not (secure and environment.tls.redirect) else None,
+        [base_url(environment, name) for name in local],
+        f"https://{environment.domains[0]}:{environment.https_port}/" if secure else None,
+    )
 
 
 def _script(path: Path) -> str:

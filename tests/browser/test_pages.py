@@ -20,7 +20,7 @@ def test_the_front_page_lists_what_runs_and_its_links_work(chain: Chain, page: P
     page.goto(f"{chain.url}/")
     for name in chain.apps:
         expect(page.get_by_role("link", name=name, exact=True)).to_be_visible()
-    keep(page, "index", 340)
+    keep(page, "index", 480)
     page.get_by_role("link", name="flask", exact=True).click()
     expect(page.locator("body")).to_have_text("Hello, WSGI!")
 

@@ -56,3 +56,19 @@ def test_a_path_that_two_readers_would_read_differently_is_refused(chain: Chain)
             for path in (f"/x/..{plan.prefix}/", f"/%{ord(plan.prefix[1]):x}{plan.prefix[2:]}/"):
                 answer = raw(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
                 assert answer.startswith(b"HTTP/1.1 400"), path
+
+
+def test_the_demonstrations_names_answer_its_page_and_nothing_but_the_wait(chain: Chain) -> None:
+    prefix = next(plan.prefix for plan in chain.apps.values() if plan.app.contract == "full")
+    name, page = f"3.demo.localhost:{HTTP}", f"http://localhost:{HTTP}"
+    wait = f"{chain.url}{prefix}/wait?ms=0"
+    read = httpx.get(wait, headers={"Host": name, "Origin": page})
+    assert read.json() == {"ms": 0}
+    assert read.headers["access-control-allow-origin"] == read.headers["timing-allow-origin"] == page
+    assert read.headers["access-control-expose-headers"] == "Server-Timing"
+    assert "app;dur=" in read.headers["server-timing"]
+    for origin in ("http://elsewhere.example", f"http://localhost.elsewhere.example:{HTTP}", "null"):
+        assert "access-control-allow-origin" not in httpx.get(wait, headers={"Host": name, "Origin": origin}).headers
+    assert "access-control-allow-origin" not in httpx.get(wait, headers={"Origin": page}).headers
+    for path in ("/", f"{prefix}/", f"{prefix}/whoami"):
+        assert httpx.get(chain.url + path, headers={"Host": name}).status_code == 404
