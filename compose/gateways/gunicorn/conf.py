@@ -15,6 +15,7 @@ def post_worker_init(worker: Any) -> None:
     worker.wsgi = wsgi(worker.wsgi)
     if hasattr(worker, "set_accept_enabled"):
         gthread_closes_its_door(worker)
+        gthread_lets_in_whom_it_can_serve(worker)
     else:
         sync_answers_who_waits(worker)
 
@@ -43,6 +44,24 @@ def gthread_closes_its_door(worker: Any) -> None:
         worker.sockets = []
 
     worker.set_accept_enabled = set_accept_enabled
+
+
+def gthread_lets_in_whom_it_can_serve(worker: Any) -> None:
+    """Else one process takes connections for which it has no thread, and threads of the others stay free."""
+    accept, enable = worker.accept, worker.set_accept_enabled
+
+    def all_busy() -> bool:
+        idle = len(worker.keepalived_conns) + len(worker.pending_conns)
+        return bool(worker.nr_conns - idle >= worker.cfg.threads)
+
+    def accept_and_look(listener: Any) -> None:
+        accept(listener)
+        if worker.alive and all_busy():
+            enable(False)
+
+    # Gunicorn's loop asks for True again and again where it is not so, and a thread that is done wakes it.
+    worker.accept = accept_and_look
+    worker.set_accept_enabled = lambda enabled: enable(enabled and not (worker.alive and all_busy()))
 
 
 def sync_answers_who_waits(worker: Any) -> None:
