@@ -3,12 +3,16 @@
 #   ENV=local     which file of environments/
 #   APP=flask     which app, for restart, shell, logs and secret
 #   DOCKER=no     never install or start a Docker engine
+#   ENGINE=process  run without Docker and without root; `up` remembers it until `down`
 
 ENV    ?= local
 PYTHON ?= python3
 PLAY   := cd ansible && PATH="$(CURDIR)/.venv/bin:$$PATH" ansible-playbook $(if $(INVENTORY),-i $(INVENTORY))
 STACK  := .venv/bin/python -m stack
 export GATEHOUSE_ENV := $(ENV)
+ifdef ENGINE
+export GATEHOUSE_ENGINE := $(ENGINE)
+endif
 
 .DEFAULT_GOAL := help
 .PHONY: help up dev down ps logs restart shell show secret load load-headless load-key load-check lesson compare bench test check render reference lock deploy proof rollback releases hosts-up hosts-down test-hosts

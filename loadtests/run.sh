@@ -12,13 +12,25 @@ project=${GATEHOUSE_PROJECT:-gatehouse}
 docker=${GATEHOUSE_DOCKER:-docker} # "sudo -n docker" where only root may use the engine
 results=../build/load
 
-$docker network inspect "${project}_apps" >/dev/null 2>&1 || {
+[ -n "${GATEHOUSE_LOCUST:-}" ] || $docker network inspect "${project}_apps" >/dev/null 2>&1 || {
     echo "error: there is no network ${project}_apps: the stack is not running. Type: make up" >&2
     exit 1
 }
 
 # The container writes results as whoever runs this. root stays out of it: then they belong to the image's user.
 mkdir -p "$results"
+if [ -n "${GATEHOUSE_LOCUST:-}" ]; then # the process engine's: no container, the same arguments
+    patience=3
+    case " $* " in *" --headless "*)
+        patience=35
+        case " $* " in *" --shape "*) ;; *) set -- --run-time 2m "$@" ;; esac ;;
+    esac
+    cd ..
+    export GATEHOUSE_ROOT="$GATEHOUSE_SITE"
+    exec "$GATEHOUSE_LOCUST" --config loadtests/locust.conf --processes -1 --web-host 127.0.0.1 \
+        --web-port "${GATEHOUSE_LOAD_PORT:-8089}" --host "$GATEHOUSE_LOAD_TARGET" --results build/load \
+        --stop-timeout $patience "$@"
+fi
 user=$(id -u):$(id -g)
 if [ "$(id -u)" -eq 0 ]; then
     user=10001:10001

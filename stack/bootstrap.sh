@@ -134,7 +134,7 @@ start_docker() {
 docker_engine() {
     if answers && compose; then return 0; fi
     case "$(docker info 2>&1)" in
-    *"permission denied"*) die "a Docker engine runs here, but $(id -un) may not use it. Type: sudo usermod -aG docker $(id -un)   and log in again" ;;
+    *"permission denied"*) die "a Docker engine runs here, but $(id -un) may not use it. Type: sudo usermod -aG docker $(id -un)   and log in again; or run without it: make up ENGINE=process" ;;
     esac
     [ -z "${DOCKER_HOST:-}" ] || die "the Docker engine at DOCKER_HOST=$DOCKER_HOST does not answer. Start it, or unset DOCKER_HOST to use one on this machine"
     [ "${DOCKER:-}" != no ] || die "no Docker engine with Compose v2 answers here: make up installs or starts one, and DOCKER=no forbids that"

@@ -21,11 +21,12 @@ from rich import box
 from rich.markup import escape
 from rich.table import Column, Table
 
-from stack import certs, compose, deliver, docker, docs, images, secret_values
+from stack import certs, compose, deliver, docker, docs, images, process, secret_values
 from stack import dev as develop
 from stack.compose import Compose
 from stack.errors import Failed
 from stack.load import SiteError, base_url, load_site, unplaced
+from stack.process import Process
 from stack.render import NGINX_IMAGE, render, write
 from stack.say import console, errors, say
 from stack.source import Problem
@@ -79,19 +80,45 @@ def verb(function: F) -> F:
     return cli.command(function.__name__.removesuffix("_files").removesuffix("_images"))(guarded)  # type: ignore[return-value]
 
 
-def _engine(root: Path, env: str, dev: bool = False) -> Compose:
+def _without_docker(root: Path, starting: bool = False) -> bool:
+    """Whether the process engine (stack/process.py) is meant: it runs, ENGINE=process says so, or there is no other."""
+    asked = os.environ.get("GATEHOUSE_ENGINE") or None
+    if asked not in (None, "compose", "process"):
+        raise Failed(f"ENGINE={asked}: no such engine. Allowed: compose, process")
+    if process.running(root):
+        if starting and asked == "compose":
+            raise Failed("this site runs without Docker just now. Type: make down, then make up")
+        return True
+    if asked:
+        return asked == "process"
+    if not docker.absent():
+        return False
+    if starting:
+        say.line("no Docker engine is here, and none may be installed: running without one (docs/process-engine.md)")
+    return True
+
+
+def _engine(root: Path, env: str, dev: bool = False, starting: bool = False) -> Compose:
     site = load_site(root.resolve(), env)
     if site.environment.engine != "compose":
         raise Failed(
             f"environments/{env}.yml runs on {site.environment.engine}, not on this machine. Type: make up ENV=local"
         )
-    return Compose(develop.of(site) if dev else site)
+    if not _without_docker(site.root, starting):
+        return Compose(develop.of(site) if dev else site)
+    if dev:
+        raise Failed(
+            "make dev needs Docker: it mounts the app's folder into its container. Type: make down, then make dev"
+        )
+    if starting and docker.there() and compose.projects(site.root, env):
+        raise Failed("this site runs in containers just now. Type: make down, then make up ENGINE=process")
+    return Process(site)
 
 
 @verb
 def up(root: Root = HERE, env: Env = "local") -> None:
     """Run the whole chain on this machine; apply what has changed since."""
-    engine = _engine(root, env)
+    engine = _engine(root, env, starting=True)
     engine.up()
     _table(engine)
     environment = engine.site.environment
@@ -105,7 +132,7 @@ def up(root: Root = HERE, env: Env = "local") -> None:
 @verb
 def dev(root: Root = HERE, env: Env = "local") -> int:
     """The same chain for whoever edits an app: a change is there with the next request; then the logs."""
-    engine = _engine(root, env, dev=True)
+    engine = _engine(root, env, dev=True, starting=True)
     engine.up()
     _table(engine)
     for name, port in develop.ports(engine.site).items():
@@ -119,6 +146,9 @@ def dev(root: Root = HERE, env: Env = "local") -> int:
 @verb
 def down(root: Root = HERE, env: Env = "local", volumes: bool = False) -> None:
     """Stop and remove the stack; --volumes removes its data, too."""
+    if _without_docker(root.resolve()):
+        process.down(root.resolve())
+        return
     compose.down(root.resolve(), env, load_site(root.resolve(), env).environment.name if volumes else None)
 
 
@@ -185,11 +215,16 @@ def load(
         "GATEHOUSE_PROJECT": engine.project,
         "GATEHOUSE_SITE": str(engine.site.root),
         "GATEHOUSE_ENV": env,
-        "GATEHOUSE_LOAD_IMAGE": images.load_generator(),
         "GATEHOUSE_VERSION": _version(),
         "GATEHOUSE_LOAD_KEY": key.read_text() if (key := engine.site.root / ".local/load.key").exists() else "",
-        "GATEHOUSE_DOCKER": " ".join(docker.client()),
     }
+    if isinstance(engine, Process):
+        domains = engine.site.environment.domains
+        name = "127.0.0.1" if "127.0.0.1" in domains else domains[0]
+        facts["GATEHOUSE_LOCUST"] = str(process.load_generator(engine.site.root))
+        facts["GATEHOUSE_LOAD_TARGET"] = f"http://{name}:{engine.site.environment.http_port}"
+    else:
+        facts |= {"GATEHOUSE_LOAD_IMAGE": images.load_generator(), "GATEHOUSE_DOCKER": " ".join(docker.client())}
     # Replaces this process, so that signals reach the run itself.
     os.execve(HERE / "loadtests/run.sh", ["run.sh", *arguments], {**os.environ, **facts})
 
@@ -286,7 +321,8 @@ def render_files(root: Root = HERE, env: Env = "local") -> None:
     """Write the final files of an environment to build/<env>/, and start nothing."""
     site = load_site(root.resolve(), env)
     with compose.alone(site.root):
-        changed = write(render(site), site.root / "build" / env)
+        without = site.environment.engine == "compose" and _without_docker(site.root)
+        changed = write(Process(site).render() if without else render(site), site.root / "build" / env)
     say.line(f"build/{env}/: {', '.join(changed) if changed else 'nothing changed'}")
 
 
@@ -405,12 +441,12 @@ def _table(engine: Compose) -> int:
         state = f"[green]healthy[/] {ready}/{plan.app.replicas}" if fine else f"[red]{escape(_state(mine, answer))}[/]"
         threads = f" x {plan.app.threads} threads" if plan.gateway.concurrency == "thread" else ""
         table.add_row(plan.name, url, plan.gateway.name, f"{plan.sizing.workers}{threads}", state)
-        for process in plan.app.processes:
-            beside = [c for c in containers if c.service == f"{plan.name}-{process}"]
+        for beside_it in plan.app.processes:
+            beside = [c for c in containers if c.service == f"{plan.name}-{beside_it}"]
             running = bool(beside) and all(c.ready for c in beside)
             healthy &= running
             table.add_row(
-                f"{plan.name}-{process}",
+                f"{plan.name}-{beside_it}",
                 "",
                 "",
                 "",

@@ -92,6 +92,7 @@ class Compose:
         self.local = site.root / ".local"
         self.build = site.root / "build" / site.env
         self.good = self.local / "good" / site.env
+        self.edge = self.local / "edge"
         self._undisturbed = False
 
     # --- verbs ---
@@ -100,9 +101,8 @@ class Compose:
         """Brings the site as it is written now into service; on failure, what ran before runs again."""
         with alone(self.site.root):
             self._preflight()
-            files = render(self.site, self._secret_versions())
-            built = images.ensure(list(self.site.apps.values()), [NGINX_IMAGE])
-            images.remember(self.local / "built", built)
+            files = self.render()
+            built = self._prepare()
             before = {c.id for c in self.containers()}
             version = self._publish(files)
             changed = write(files, self.build)
@@ -115,7 +115,7 @@ class Compose:
             shutil.rmtree(self.good, ignore_errors=True)
             shutil.copytree(self.build, self.good)
             (self.good / ".edge").write_text(version)
-            images.prune(self.local / "built")
+            self._tidy()
             after = self.containers()
             fresh = sorted({c.service for c in after if c.id not in before})
             if not before:
@@ -169,7 +169,21 @@ class Compose:
             return self.containers()
         return [_container(c) for c in found if _label(c, "com.docker.compose.oneoff") != "True"]
 
+    def render(self) -> dict[str, str]:
+        """Relative path -> text of every file in build/<env>/."""
+        return render(self.site, self._secret_versions())
+
     # --- parts of up ---
+
+    def _prepare(self) -> list[str]:
+        """Makes what the services run from; returns what was missing."""
+        built = images.ensure(list(self.site.apps.values()), [NGINX_IMAGE])
+        images.remember(self.local / "built", built)
+        return built
+
+    def _tidy(self) -> None:
+        """Removes what nothing runs from any more."""
+        images.prune(self.local / "built")
 
     def _preflight(self) -> None:
         """Everything that can be known to fail before anything is touched, all at once."""
@@ -186,16 +200,7 @@ class Compose:
                 problems.append(
                     f"apps/{plan.name}/app.yml: cpus: {plan.app.cpus:g} is more than the {cpus} of this machine. For here, set apps.{plan.name}.cpus in environments/{self.site.env}.yml"
                 )
-            for name in plan.app.secrets:
-                file = self.local / "secrets" / plan.name / name
-                if not file.is_file():
-                    problems.append(
-                        f"apps/{plan.name}/app.yml: secrets: {name} has no value on this machine. Type: make secret APP={plan.name} NAME={name}"
-                    )
-                elif PLACEHOLDERS.match(file.read_text(errors="replace")):
-                    problems.append(
-                        f"the secret {name} of {plan.name} is still a placeholder. Type: make secret APP={plan.name} NAME={name}"
-                    )
+        problems += self._secret_problems()
         ports = {"http_port": environment.http_port}
         if environment.tls.certificate != "off":
             ports["https_port"] = environment.https_port
@@ -204,7 +209,7 @@ class Compose:
             problems += [sentence for plan in self.site.apps.values() for sentence in dev.unreadable(plan)]
         ours = {port for container in self.containers() for port in container.ports}
         for key, port in ports.items():
-            if port not in ours and (reason := _cannot_listen(environment.bind, port)):
+            if port not in ours and (reason := cannot_listen(environment.bind, port)):
                 problems.append(f"environments/{self.site.env}.yml: {key}: {port} cannot be published: {reason}")
         for other in sorted(set(projects(self.site.root, self.site.env)) - {self.project}):
             problems.append(f"this site still runs under the name {other}. Type: make down")
@@ -216,14 +221,28 @@ class Compose:
         if problems:
             raise Failed("\n".join(problems))
 
+    def _secret_problems(self) -> list[str]:
+        """A sentence for each secret without a value on this machine."""
+        problems = []
+        for plan in self.site.apps.values():
+            for name in plan.app.secrets:
+                file = self.local / "secrets" / plan.name / name
+                if not file.is_file():
+                    problems.append(
+                        f"apps/{plan.name}/app.yml: secrets: {name} has no value on this machine. Type: make secret APP={plan.name} NAME={name}"
+                    )
+                elif PLACEHOLDERS.match(file.read_text(errors="replace")):
+                    problems.append(
+                        f"the secret {name} of {plan.name} is still a placeholder. Type: make secret APP={plan.name} NAME={name}"
+                    )
+        return problems
+
     def _secret_versions(self) -> dict[str, str]:
         """App -> when its local secrets were last written: a time says nothing about a value."""
         return {
-            plan.name: str(
-                max((self.local / "secrets" / plan.name / name).stat().st_mtime_ns for name in plan.app.secrets)
-            )
+            plan.name: str(max(file.stat().st_mtime_ns for file in files))
             for plan in self.site.apps.values()
-            if plan.app.secrets
+            if (files := [f for name in plan.app.secrets if (f := self.local / "secrets" / plan.name / name).is_file()])
         }
 
     def _publish(self, files: dict[str, str]) -> str:
@@ -233,56 +252,71 @@ class Compose:
         }
         if pair := certs.of(self.site):
             content["tls/certificate.pem"], content["tls/key.pem"] = pair
-        directory = self.local / "edge"
+        directory = self.edge
         version = edge.publish(directory, content)
         if version != edge.current(directory):
             try:
-                docker.run(*edge.test(directory, version, NGINX_IMAGE))
+                self._test_edge(version)
             except Failed as failure:
                 edge.discard(directory, version)
                 raise Failed("Nginx refuses this configuration; the running one was not touched", failure.log) from None
         return version
 
+    def _test_edge(self, version: str) -> None:
+        docker.run(*edge.test(self.edge, version, NGINX_IMAGE))
+
     def _switch(self, version: str, before: set[str]) -> None:
         """New services first, then the edge's new routes to them, then what is no longer routed to goes."""
-        directory = self.local / "edge"
+        directory = self.edge
         previous = edge.current(directory)
         if previous is None or not any(c.service == "edge" for c in self.containers()):
             edge.switch(directory, version)
         self._sweep()
         self._release_commands()
-        self._compose("up", "--detach", "--no-build", "--pull=never", "--quiet-pull")
+        self._apply("--quiet-pull")
         self._wait(before)
         if edge.current(directory) != version:
             edge.switch(directory, version)
         self._reload(version)
-        self._compose("up", "--detach", "--no-build", "--pull=never", "--remove-orphans")
+        self._apply("--remove-orphans")
         self._verify()
+
+    def _apply(self, *more: str) -> None:
+        """Has run what stands in build/<env>/, and leaves alone what runs so already."""
+        self._compose("up", "--detach", "--no-build", "--pull=never", *more)
+
+    def _stop(self) -> None:
+        """Stops and removes everything."""
+        self._compose("down", "--remove-orphans", "--timeout=5")
 
     def _release_commands(self) -> None:
         """Runs the release_command of every app that is new or has changed, in its new image, before it is switched to."""
-        ran = self._release_answers(self.good / "stack.yml")
-        now = self._release_answers(self.build / "stack.yml")
+        ran = self._release_answers(self.good)
+        now = self._release_answers(self.build)
         present = {c.service for c in self.containers()}
         for plan in self.site.apps.values():
             command = plan.app.release_command
             if not command or (plan.name in present and ran.get(plan.name) == now[plan.name]):
                 continue
-            container = f"{self.project}-{plan.name}-release"
             with say.step(f"{plan.name}: release_command"):
-                try:
-                    docker.run("rm", "--force", container)
-                    self._compose(
-                        "run", "--no-deps", "-T", "--name", container, plan.name, *command,
-                        timeout=plan.app.timeouts.release,
-                    )  # fmt: skip
-                except Failed as failure:
-                    raise Failed(f"{plan.name}: release_command: {failure}", self._tail(container)) from None
-                finally:
-                    docker.run("rm", "--force", container)
+                self._release_command(plan, command)
 
-    def _release_answers(self, stack: Path) -> dict[str, str]:
-        """Service -> what it answers to "which release is this?", in a rendered stack file."""
+    def _release_command(self, plan: AppPlan, command: list[str]) -> None:
+        container = f"{self.project}-{plan.name}-release"
+        try:
+            docker.run("rm", "--force", container)
+            self._compose(
+                "run", "--no-deps", "-T", "--name", container, plan.name, *command,
+                timeout=plan.app.timeouts.release,
+            )  # fmt: skip
+        except Failed as failure:
+            raise Failed(f"{plan.name}: release_command: {failure}", self._tail(container)) from None
+        finally:
+            docker.run("rm", "--force", container)
+
+    def _release_answers(self, folder: Path) -> dict[str, str]:
+        """Service -> what it answers to "which release is this?", in a folder of rendered files."""
+        stack = folder / "stack.yml"
         if not stack.is_file():
             return {}
         services = Source(stack, self.site.root).data.get("services", {})
@@ -380,25 +414,24 @@ class Compose:
         self._undisturbed = True
         if not ran_before:
             with contextlib.suppress(Failed):
-                self._compose("down", "--remove-orphans", "--timeout=5")
-            (self.local / "edge/current").unlink(missing_ok=True)
+                self._stop()
+            (self.edge / "current").unlink(missing_ok=True)
             say.line("stopped again; nothing is left running")
             return
         say.line("bringing back what ran before")
         try:
             version = (self.good / ".edge").read_text()
-            good, failed = (YAML(typ="safe").load(d / "stack.yml")["services"] for d in (self.good, self.build))
+            good, failed = self._definitions(self.good), self._definitions(self.build)
             shutil.rmtree(self.build)
             shutil.copytree(self.good, self.build, ignore=shutil.ignore_patterns(".edge"))
-            edge.switch(self.local / "edge", version)
+            edge.switch(self.edge, version)
             running = {c.id for c in self.containers()}
             self._sweep()
-            up = ("up", "--detach", "--no-build", "--pull=never")
             # Compose was cut short: a container that it had told to stop runs still, and soon does not.
             touched = [name for name, service in good.items() if service != failed.get(name)]
             if interrupted and touched:
-                self._compose(*up, "--no-deps", "--force-recreate", *touched)
-            self._compose(*up, "--remove-orphans")
+                self._apply("--no-deps", "--force-recreate", *touched)
+            self._apply("--remove-orphans")
             self._wait(running)
             self._reload(version)
             # Only then Nginx knows the containers that came back, and has forgiven the addresses that failed (1 s).
@@ -462,8 +495,7 @@ class Compose:
         was, now = self._definitions(self.good), self._definitions(self.build)
         return {name: changes.of(was[name], service) for name, service in now.items() if name in was}
 
-    @staticmethod
-    def _definitions(folder: Path) -> dict[str, dict[str, Any]]:
+    def _definitions(self, folder: Path) -> dict[str, dict[str, Any]]:
         """Service -> its definition in both files of a folder."""
         found: dict[str, dict[str, Any]] = {}
         for name in ("stack.yml", "local.yml"):
@@ -546,7 +578,7 @@ def _container(inspected: dict[str, Any]) -> Container:
     )
 
 
-def _cannot_listen(address: str, port: int) -> str | None:
+def cannot_listen(address: str, port: int) -> str | None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

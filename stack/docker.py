@@ -32,6 +32,29 @@ def client(install: bool = False) -> list[str]:
     return found
 
 
+def there() -> bool:
+    """Whether an engine answers."""
+    return _find() is not None
+
+
+def absent() -> bool:
+    """Whether no engine is here, and none may be set up: DOCKER=no, or neither root nor sudo without a password."""
+    if _find() or os.environ.get("DOCKER_HOST"):
+        return False
+    if "permission denied" in _said(["docker", "info"]):
+        return False  # there is one, and bootstrap.sh says how to be let in
+    return os.environ.get("DOCKER") == "no" or (os.getuid() != 0 and _said(["sudo", "-n", "true"]) != "")
+
+
+def _said(command: list[str]) -> str:
+    """What a failing command says; empty when it passes."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    except (OSError, subprocess.SubprocessError) as error:
+        return str(error)
+    return (done.stdout + done.stderr or "failed") if done.returncode else ""
+
+
 @functools.cache
 def _find() -> list[str] | None:
     commands = (["docker"], ["sudo", "-n", f"--preserve-env={PROXIES}", "docker"])

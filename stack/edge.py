@@ -70,9 +70,9 @@ def discard(edge: Path, version: str) -> None:
     shutil.rmtree(edge / "releases" / version, ignore_errors=True)
 
 
-def arguments(release: str, *flags: str) -> list[str]:
+def arguments(release: str, *flags: str, directory: str = "/etc/gatehouse") -> list[str]:
     """Nginx's arguments for one release of the directory ("current", "releases/<hash>"), as in compose/edge.sh."""
-    return ["-e", "/dev/stderr", "-p", f"/etc/gatehouse/{release}/", "-c", "nginx.conf", *flags]
+    return ["-e", "/dev/stderr", "-p", f"{directory}/{release}/", "-c", "nginx.conf", *flags]
 
 
 def test(edge: Path, version: str, image: str) -> list[str]:

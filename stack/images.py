@@ -79,6 +79,18 @@ def _content(folder: Path) -> Iterator[Path]:
         )
 
 
+def copy(plan: AppPlan, to: Path) -> None:
+    """What the image would have in /app."""
+    shutil.rmtree(to, ignore_errors=True)
+    to.mkdir(parents=True)
+    for path in _content(plan.folder):
+        target = to / path.relative_to(plan.folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_symlink() or path.is_file():
+            shutil.copy2(path, target, follow_symlinks=False)
+    subprocess.run([sys.executable, "-m", "compileall", "-q", to], stdout=subprocess.DEVNULL, check=False)
+
+
 # --- building ---------------------------------------------------------------------------------------------------------
 
 

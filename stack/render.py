@@ -6,6 +6,8 @@ import hashlib
 import ipaddress
 import json
 import re
+import shlex
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +16,8 @@ from typing import Any
 from jinja2 import Environment as Jinja
 from jinja2 import FileSystemLoader, StrictUndefined
 
-from stack import dev, images, model
-from stack.gateways import Gateway
+from stack import dev, edge, images, model
+from stack.gateways import CONFIGURATION, Gateway
 from stack.load import AppPlan, Site, base_url
 from stack.model import App, Environment, size_bytes
 
@@ -32,6 +34,48 @@ EDGE_FINISH = 30
 """s that requests in flight get when an edge stops."""
 BOOT = 30.0
 """s. What a task may take besides its app's own start: scheduling, networks, the health check's retries."""
+
+
+@dataclass(frozen=True)
+class Here:
+    """This machine without Docker: where stack/process.py keeps what an image or a container holds elsewhere."""
+
+    local: Path
+    """The site's .local."""
+    run: str
+    """A short path of this user alone: sockets, and what is /tmp in a container."""
+    python: str
+    """Version that virtual environments are made with."""
+    nginx: tuple[str, ...]
+    """The program, and flags of its own."""
+
+    def code(self, image: str) -> Path:
+        """The copy of an app's folder that runs."""
+        return self.local / "process/code" / image.rpartition("/")[2].replace(":", "-")
+
+    def venv(self, plan: AppPlan) -> Path:
+        """The virtual environment of an app: named by what it is made from."""
+        locks = (images.GATEWAYS / plan.gateway.files / "requirements.txt", plan.folder / "requirements.txt")
+        parts = [self.python, *(path.read_text("utf-8") for path in (*locks, images.TIMING))]
+        return self.local / "process/venvs" / _digest(*parts)
+
+
+INSIDE, REPLICAS = 999, 1000
+"""Above the site's http_port, without Docker: the edge's own port, and the first of a thousand for replicas."""
+
+
+def ports(site: Site) -> dict[str, list[int]]:
+    """App -> a port of 127.0.0.1 for each replica, without Docker. By name, so that another app changes nobody's."""
+    taken: set[int] = set()
+    found: dict[str, list[int]] = {}
+    for plan in site.apps.values():
+        for replica in range(1, plan.app.replicas + 1):
+            number = zlib.crc32(f"{plan.name}.{replica}".encode()) % 1000
+            while number in taken:
+                number = (number + 1) % 1000
+            taken.add(number)
+            found.setdefault(plan.name, []).append(site.environment.http_port + REPLICAS + number)
+    return found
 
 
 @dataclass(frozen=True)
@@ -104,13 +148,18 @@ def secret_variable(app: str, name: str) -> str:
     return f"GATEHOUSE_SECRET_{app.replace('-', '__')}_{name}"
 
 
-def render(site: Site, secret_versions: Mapping[str, str] | None = None) -> dict[str, str]:
+def render(site: Site, secret_versions: Mapping[str, str] | None = None, here: Here | None = None) -> dict[str, str]:
     """Relative path -> text of every file in build/<env>/.
 
     secret_versions: app -> anything that changes when a local value of its secrets does, for engines that would not
-    notice by themselves.
+    notice by themselves. here: without Docker.
     """
-    apps = [_app(plan, site) for plan in site.apps.values()]
+    bind = f"[{site.environment.bind}]" if ":" in site.environment.bind else site.environment.bind
+    listen = {"http": "8080", "https": "8443", "inside": "127.0.0.1:8081"}
+    if here:
+        http, https = site.environment.http_port, site.environment.https_port
+        listen = {"http": f"{bind}:{http}", "https": f"{bind}:{https}", "inside": f"127.0.0.1:{http + INSIDE}"}
+    apps = [_app(plan, site, here) for plan in site.apps.values()]
     groups: dict[str | None, list[RenderedApp]] = {None: []}
     for app in apps:
         groups.setdefault(app.host, []).append(app)
@@ -132,12 +181,15 @@ def render(site: Site, secret_versions: Mapping[str, str] | None = None) -> dict
         "dev_ports": dev.ports(site) if site.dev else {},
         "folders": {plan.name: str(plan.folder.resolve()) for plan in site.apps.values()} if site.dev else {},
         "gatehouse_dev": str(PRODUCT / "compose/gateways/gatehouse_dev.py"),
+        "listen": listen,
+        "ports": ports(site) if here else {},
     }
-    files = {
-        "stack.yml": _template("compose/stack.yml.j2", facts),
-        "nginx/site.conf": _template("nginx/site.conf.j2", facts),
-    }
-    if site.environment.engine == "compose":
+    files = {"nginx/site.conf": _template("nginx/site.conf.j2", facts)}
+    if not here:
+        files["stack.yml"] = _template("compose/stack.yml.j2", facts)
+    if here:
+        files |= _processes(site, here, apps, facts)
+    elif site.environment.engine == "compose":
         files["local.yml"] = _template("compose/local.yml.j2", facts)
     else:
         files["release.json"] = json.dumps(_release(site.environment, apps), indent=2) + "\n"
@@ -154,6 +206,9 @@ def render(site: Site, secret_versions: Mapping[str, str] | None = None) -> dict
     if not (demonstration and demonstration.names):
         static.remove(PRODUCT / "nginx/snippets/demonstration.conf")
     files |= {str(path.relative_to(PRODUCT)): path.read_text("utf-8") for path in static}
+    if here:
+        moved = {name: text.replace("/tmp/", f"{here.run}/") for name, text in files.items() if name.endswith(".conf")}
+        files |= {name: text for name, text in moved.items() if name.startswith("nginx/")}
     return dict(sorted(files.items()))
 
 
@@ -173,6 +228,55 @@ def _demonstration(environment: Environment, apps: list[RenderedApp]) -> Demonst
         [base_url(environment, name) for name in local],
         f"https://{environment.domains[0]}:{environment.https_port}/" if secure else None,
     )
+
+
+def _processes(site: Site, here: Here, apps: list[RenderedApp], facts: dict[str, Any]) -> dict[str, str]:
+    """What supervisor runs: app.sh, the app's surroundings; app.1.sh, its first replica; and which of them there are."""
+    directory, environment, build = str(here.local / "edge-process"), site.environment, site.root / "build" / site.env
+    edge_command = [here.nginx[0], *edge.arguments("current", *here.nginx[1:], directory=directory)]
+    files = {"edge.1": _shell(edge_command)}
+    held = [environment.http_port, *([environment.https_port] if environment.tls.certificate != "off" else [])]
+    programs: list[dict[str, Any]] = [
+        # Alone, as in compose/edge.sh: what is in flight gets 3 s.
+        {"name": "edge.1", "ports": [*held, environment.http_port + INSIDE], "signal": "QUIT", "grace": 3, "of": ""}
+    ]
+    for app in apps:
+        plan = site.apps[app.name]
+        around = {
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **dict(variable.split("=", 1) for variable in app.environment),
+        }
+        surroundings = {"code": str(here.code(app.image)), "venv": str(here.venv(plan)), "around": around, "app": app}
+        files[app.name] = _template("compose/app.sh.j2", {**facts, **surroundings})
+        secrets = str(facts["secret_versions"].get(app.name, ""))
+        enter = ["/bin/sh", str(build / "process" / f"{app.name}.sh")]
+        for number, port in enumerate(facts["ports"].get(app.name, ()), 1):
+            command = plan.gateway.command(app.app, app.workers, app.prefix, f"127.0.0.1:{port}")
+            files[f"{app.name}.{number}"] = _shell([*enter, *(_conf(app, part) for part in command)])
+            of = files[app.name] + secrets
+            grace = app.app.timeouts.stop_grace
+            programs.append(
+                {"name": f"{app.name}.{number}", "ports": [port], "signal": "TERM", "grace": grace, "of": of}
+            )
+        for name, process in app.app.processes.items():
+            files[f"{app.name}-{name}.1"] = _shell([*enter, *process.command])
+            of = files[app.name] + secrets
+            programs.append(
+                {"name": f"{app.name}-{name}.1", "ports": [], "signal": "TERM", "grace": process.stop_grace, "of": of}
+            )
+    for program in programs:
+        program["definition"] = _digest(files[program["name"]], program["of"])
+    conf = _template("compose/supervisord.conf.j2", {**facts, "programs": programs, "run": here.run})
+    return {"process/supervisord.conf": conf, **{f"process/{name}.sh": text for name, text in files.items()}}
+
+
+def _conf(app: RenderedApp, part: str) -> str:
+    return str(images.GATEWAYS / app.gateway.files / "conf.py") if part == CONFIGURATION else part
+
+
+def _shell(command: list[str]) -> str:
+    return f"exec {shlex.join(command)}\n"
 
 
 def _script(path: Path) -> str:
@@ -220,8 +324,9 @@ def _release(environment: Environment, apps: list[RenderedApp]) -> dict[str, Any
     }
 
 
-def _app(plan: AppPlan, site: Site) -> RenderedApp:
+def _app(plan: AppPlan, site: Site, here: Here | None = None) -> RenderedApp:
     environment = site.environment
+    secrets = str(here.local / "secrets" / plan.name) if here else "/run/secrets"
     image = images.name(plan, environment.registry)
     command = plan.gateway.command(plan.app, plan.sizing.workers, plan.prefix, LISTEN)
     if site.dev:
@@ -230,7 +335,7 @@ def _app(plan: AppPlan, site: Site) -> RenderedApp:
         "GATEHOUSE_APP": plan.name,
         "GATEHOUSE_GATEWAY": plan.gateway.name,
         **plan.app.env,
-        **{f"{name}_FILE": f"/run/secrets/{name}" for name in plan.app.secrets},
+        **{f"{name}_FILE": f"{secrets}/{name}" for name in plan.app.secrets},
     }
     # Nothing that the edge or the scheduler alone acts on: a new limit or replica must not replace the containers.
     release = _digest(image, *map(json.dumps, (command, variables, plan.app.release_command)))
@@ -265,6 +370,7 @@ def _template(path: str, facts: dict[str, Any], html: bool = False) -> str:
         "ms": lambda seconds: f"{seconds:g}s" if seconds == int(seconds) else f"{round(seconds * 1000)}ms",
         "regex": re.escape,
         "identifier": lambda name: name.replace("-", "_"),
+        "quote": shlex.quote,
     }
     return jinja.get_template(path).render(facts)
 

@@ -98,7 +98,15 @@ def pause(container: str) -> None:
     docker.run("pause", container)
 
 
-HTTP, HTTPS = 18080, 18443
+WITHOUT_DOCKER = os.environ.get("GATEHOUSE_ENGINE") == "process"
+"""GATEHOUSE_ENGINE=process has the chain run without containers, on ports of its own."""
+
+needs_docker = pytest.mark.skipif(
+    WITHOUT_DOCKER, reason="does things to containers, and GATEHOUSE_ENGINE=process has none"
+)
+
+PROCESS_PORTS = (18280, 18643)
+HTTP, HTTPS = PROCESS_PORTS if WITHOUT_DOCKER else (18080, 18443)
 
 
 @dataclass
@@ -114,16 +122,24 @@ class Chain:
 
 @pytest.fixture(scope="session")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
-    """The product's apps, brought up by `up` as a user would; stopped and removed at the end."""
+    """The product's apps, brought up by `up` as a user would; stopped and removed at the end. GATEHOUSE_CHAIN names a site
+    on these ports that runs already, and goes on."""
+    if given := os.environ.get("GATEHOUSE_CHAIN"):
+        yield _chain(Checkout(Path(given)))
+        return
     checkout = new_checkout(tmp_path_factory.mktemp("site"), "gatehouse-test", HTTP, HTTPS)
     try:
         checkout.run("up")
-        yield Chain(
-            checkout,
-            f"http://127.0.0.1:{HTTP}",
-            f"https://localhost:{HTTPS}",
-            checkout.root / ".local/ca/ca.pem",
-            checkout.site.apps,
-        )
+        yield _chain(checkout)
     finally:
         checkout.run("down", "--volumes", check=False)
+
+
+def _chain(checkout: Checkout) -> Chain:
+    return Chain(
+        checkout,
+        f"http://127.0.0.1:{HTTP}",
+        f"https://localhost:{HTTPS}",
+        checkout.root / ".local/ca/ca.pem",
+        checkout.site.apps,
+    )

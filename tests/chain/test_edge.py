@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 
 import httpx
 
 from stack import docker
-from tests.conftest import HTTP, HTTPS, Chain, pause
+from tests.conftest import HTTP, HTTPS, Chain, needs_docker, pause
 
 
 def raw(request: bytes) -> bytes:
@@ -16,11 +17,14 @@ def raw(request: bytes) -> bytes:
     with socket.create_connection(("127.0.0.1", HTTP), timeout=10) as connection:
         connection.sendall(request)
         answer = b""
-        while part := connection.recv(65536):
-            answer += part
+        # An unanswered connection is reset; what publishes a container's port passes that on as an end.
+        with contextlib.suppress(ConnectionResetError):
+            while part := connection.recv(65536):
+                answer += part
     return answer
 
 
+@needs_docker
 def test_an_error_after_a_large_body_is_told_as_it_is(chain: Chain) -> None:
     app = next(name for name, plan in chain.apps.items() if "/echo" in plan.app.paths)
     container = f"gatehouse-test-{app}-1"

