@@ -112,10 +112,12 @@ class RenderedApp:
     @property
     def places(self) -> str:
         """What takes one request each at a time, for people: "32 threads"; "" for an event loop, which has no such limit."""
-        workers, threads = self.workers, self.app.threads
-        return {"process": f"{workers} workers", "thread": f"{workers * threads} threads"}.get(
-            self.gateway.concurrency, ""
-        )
+        count, kind = {
+            "process": (self.workers, "worker"),
+            "thread": (self.workers * self.app.threads, "thread"),
+            "loop": (0, ""),
+        }[self.gateway.concurrency]
+        return f"{count} {kind}{'s' if count > 1 else ''}" if count else ""
 
     @property
     def longest_request(self) -> float:

@@ -1,8 +1,12 @@
-"""The generated pages are current, and every setting is explained. `make reference` writes them anew."""
+"""The generated pages are current, every setting is explained, and what pages point to or tell people to type is there.
+`make reference` writes the generated ones anew."""
 
 from __future__ import annotations
 
 import json
+import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ import pytest
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
-from stack import docs
+from stack import cli, docs
 from stack.model import App, Edge, EdgeTimeouts, Environment, Process, Strict, Timeouts, Tls
 from stack.model import Path as UrlBehaviour
 from tests.conftest import REPOSITORY
@@ -122,3 +126,103 @@ def test_a_pattern_is_answered_at_once_by_an_editors_matcher() -> None:
     """Nested repetition takes such matchers exponential time: with 40 letters, for ever."""
     with pytest.raises(jsonschema.ValidationError):
         validate("app", WSGI + f"route: /{'a' * 60}!\nhost: {'a' * 60}!\nvolumes: {{a: /{'a' * 60}!}}\n")
+
+
+# --- what pages point to, and what they say to type -------------------------------------------------------------------
+
+PAGES = [
+    REPOSITORY / "README.md",
+    *sorted((REPOSITORY / "docs").glob("*.md")),
+    *sorted((REPOSITORY / "docs/results").glob("*.md")),
+]
+MAKEFILE = (REPOSITORY / "Makefile").read_text()
+VERBS = set(re.findall(r"^([a-z][a-z-]*):", MAKEFILE, re.MULTILINE))
+VARIABLES = {*re.findall(r"\$\(([A-Z]+)\)", MAKEFILE), *re.findall(r"^#   ([A-Z]+)=", MAKEFILE, re.MULTILINE)}
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(REPOSITORY))
+
+
+def links(text: str) -> set[str]:
+    """Targets of links and pictures, Markdown's and HTML's, outside of code."""
+    prose = re.sub(r"^( {4,}|```).*$|`[^`\n]*`", "", text, flags=re.MULTILINE)
+    return {*re.findall(r"\]\(([^)\s]+)\)", prose), *re.findall(r'\b(?:src|srcset|href)="([^"]+)"', prose)}
+
+
+def anchors(text: str) -> set[str]:
+    """Of the headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ +(.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for link in links(page.read_text("utf-8")):
+        if re.match(r"[a-z]+:", link):
+            continue
+        target, _, anchor = link.partition("#")
+        path = (page.parent / target).resolve() if target else page
+        assert path.exists(), link
+        assert not anchor or anchor in anchors(path.read_text("utf-8")), link
+
+
+def test_every_page_and_picture_is_reached_from_the_readme() -> None:
+    seen: set[Path] = set()
+    left = [PAGES[0]]
+    while left:
+        page = left.pop()
+        seen.add(page)
+        if page.suffix == ".md":
+            targets = {link.partition("#")[0] for link in links(page.read_text("utf-8")) if "://" not in link}
+            left += [path for target in targets if target and (path := (page.parent / target).resolve()) not in seen]
+    for path in [*PAGES, *(REPOSITORY / "docs/images").glob("*")]:
+        assert path in seen, path
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The words of each command: code that begins with one we know, in blocks and within a line."""
+    blocks = re.findall(r"^ {4,}(\S.*)$", text, re.MULTILINE)
+    fenced = [line for block in re.findall(r"```\w*\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+    within = [
+        " ".join(code.split()) for code in re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    ]
+    for line in [*blocks, *fenced, *within]:
+        for part in re.split(r" && |; ", re.sub(r"\s#.*| {3,}.*", "", line)):
+            if re.match(
+                r"(make [a-z]|ansible-playbook |(\.venv/bin/)?python -m |curl |sed -i |tests/\S+\.(sh|py)\b)", part
+            ):
+                yield shlex.split(part)
+
+
+def test_commands_are_found() -> None:
+    text = "`make up`,\n\n    make load    # the UI\n    cd ansible && ansible-playbook deploy.yml -x\n\n```sh\nmake down\n```\n`make it so`"
+    assert list(commands(text)) == [
+        ["make", "load"],
+        ["ansible-playbook", "deploy.yml", "-x"],
+        ["make", "down"],
+        ["make", "up"],
+        ["make", "it", "so"],
+    ]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != REPOSITORY / "docs/settings.md"], ids=name_of)
+def test_what_a_page_says_to_type_exists(page: Path) -> None:
+    for words in commands(page.read_text("utf-8")):
+        said = shlex.join(words)
+        match words:
+            case ["make", *rest]:
+                for word in rest:
+                    variable = re.match(r"([A-Z]+)=", word)
+                    known = variable[1] in VARIABLES if variable else word in VERBS or word == ".venv/deploy"
+                    assert known, said
+            case [python, "-m", "stack", verb, *_] if python.endswith("python"):
+                assert verb.replace("-", "_") in {command.name for command in cli.cli.registered_commands}, said
+            case [python, "-m", module, *_] if python.endswith("python"):
+                path = REPOSITORY / module.replace(".", "/")
+                assert path.with_suffix(".py").exists() or (path / "__main__.py").exists() or module == "pytest", said
+            case ["ansible-playbook", *rest]:
+                for playbook in (word for word in rest if word.endswith(".yml")):
+                    assert (REPOSITORY / "ansible" / playbook).exists(), said
+            case ["sed", "-i", _, path] | [path, *_] if path.startswith(("apps/", "tests/")):
+                assert (REPOSITORY / path).exists(), said
