@@ -87,7 +87,8 @@ render: .venv/tools ## write build/ENV/ and start nothing
 reference: .venv/tools ## docs/settings.md and the editors' schemas
 	@$(STACK) reference
 
-LOCKS = $(if $(APP),apps/$(APP)/requirements.in,requirements/*.in compose/gateways/*/requirements.in apps/*/requirements.in)
+OWN   = $(or $(GATEHOUSE_ROOT),.)/apps
+LOCKS = $(if $(APP),$(OWN)/$(APP)/requirements.in,requirements/*.in compose/gateways/*/requirements.in $(OWN)/*/requirements.in)
 lock: .venv/tests ## requirements.txt with hashes, from .in   [APP=shop: its alone]
 	@for file in $(LOCKS); do \
 	    echo "  $$file"; \

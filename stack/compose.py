@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from stack.errors import Failed
 from stack.load import AppPlan, Site
 from stack.logs import without_library_frames
 from stack.model import PLACEHOLDERS
-from stack.render import NGINX_IMAGE, render, write
+from stack.render import NGINX_IMAGE, SECRETS_AS_ENV, render, write
 from stack.say import say
 from stack.source import Source
 
@@ -154,9 +155,12 @@ class Compose:
                 self._wait({c.id for c in self.containers() if c.service != service})
 
     def shell(self, app: str) -> int:
-        """A shell in one running container of the app."""
+        """A shell in one running container of the app; its commands may come from a pipe, too."""
         self._require(self._service(app))
-        return docker.attach(*self._files(), "exec", app, "bash")
+        plan = self.site.apps.get(app)
+        secrets = ["bash", "-c", SECRETS_AS_ENV, "secrets"] if plan and plan.app.secrets_as_env else []
+        terminal = [] if sys.stdin.isatty() else ["-T"]
+        return docker.attach(*self._files(), "exec", *terminal, app, *secrets, "bash")
 
     def containers(self) -> list[Container]:
         """Every container of the project, stopped ones included."""
@@ -206,7 +210,7 @@ class Compose:
             ports["https_port"] = environment.https_port
         if self.site.dev:
             ports |= {f"make dev: the debugger's port of {name}": port for name, port in dev.ports(self.site).items()}
-            problems += [sentence for plan in self.site.apps.values() for sentence in dev.unreadable(plan)]
+            problems += [sentence for plan in dev.edited(self.site) for sentence in dev.unreadable(plan)]
         ours = {port for container in self.containers() for port in container.ports}
         for key, port in ports.items():
             if port not in ours and (reason := cannot_listen(environment.bind, port)):

@@ -19,6 +19,11 @@ def of(site: Site) -> Site:
     return replace(site, apps={name: _plan(plan) for name, plan in site.apps.items()}, dev=True)
 
 
+def edited(site: Site) -> list[AppPlan]:
+    """The apps that `make dev` mounts and reloads: all but those whose own Dockerfile alone knows where their code is."""
+    return [plan for plan in site.apps.values() if site.dev and not (plan.folder / "Dockerfile").is_file()]
+
+
 def _plan(plan: AppPlan) -> AppPlan:
     timeouts = plan.app.timeouts.model_copy(update={"request": PATIENCE, "gateway": PATIENCE})
     app = plan.app.model_copy(update={"timeouts": timeouts, "replicas": 1, "preload": False, "max_requests": 0})
@@ -36,7 +41,10 @@ def command(arguments: list[str], entry: str) -> list[str]:
 
 def ports(site: Site) -> dict[str, int]:
     """App -> port of this machine at which its breakpoint() waits."""
-    return {name: site.environment.http_port + PORTS + number for number, name in enumerate(site.apps)}
+    return {
+        name: site.environment.http_port + PORTS + number
+        for number, name in enumerate(plan.name for plan in edited(site))
+    }
 
 
 def unreadable(plan: AppPlan) -> list[str]:

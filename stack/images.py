@@ -8,6 +8,7 @@ import functools
 import hashlib
 import os
 import queue
+import shlex
 import shutil
 import stat
 import subprocess
@@ -45,7 +46,7 @@ def name(plan: AppPlan, prefix: str | None = None) -> str:
     The base image counts by name only: after pulling a newer one, `docker image rm` the app's to build on it.
     """
     digest = hashlib.sha256()
-    for part in (DOCKERFILE.read_bytes(), TIMING.read_bytes(), repr(_arguments(plan)).encode()):
+    for part in (recipe(plan).read_bytes(), TIMING.read_bytes(), repr(_arguments(plan)).encode()):
         digest.update(hashlib.sha256(part).digest())
     for folder, path in ((f, p) for f in (GATEWAYS / plan.gateway.files, plan.folder) for p in sorted(_content(f))):
         mode = path.lstat().st_mode
@@ -60,11 +61,17 @@ def name(plan: AppPlan, prefix: str | None = None) -> str:
     return f"{prefix or 'gatehouse'}/{plan.name}:{digest.hexdigest()[:12]}"
 
 
+def recipe(plan: AppPlan) -> Path:
+    """The Dockerfile that the app's image is built with: its own, or the one that apps share."""
+    return own if (own := plan.folder / "Dockerfile").is_file() else DOCKERFILE
+
+
 def _arguments(plan: AppPlan) -> dict[str, str]:
     return {
         "GATEWAY": plan.gateway.files,
         "PACKAGES": " ".join(plan.app.packages),
         "VOLUMES": " ".join(plan.app.volumes.values()),
+        "BUILD_COMMAND": shlex.join(plan.app.build_command),
     }
 
 
@@ -173,12 +180,17 @@ def _pull(image: str) -> str | None:
 
 
 def _build_app(plan: AppPlan, image: str) -> None:
-    with say.step(f"{plan.name}: building its image"):
+    with say.step(f"{plan.name}: building its image"), tempfile.TemporaryDirectory() as folder:
         arguments = [part for key, value in _arguments(plan).items() for part in ("--build-arg", f"{key}={value}")]
+        # Docker reads only the list beside the Dockerfile: every app has ours, and its own, if it has one, after that.
+        file, own = Path(folder, "Dockerfile"), plan.folder / ".dockerignore"
+        shutil.copyfile(recipe(plan), file)
+        ignored = [DOCKERFILE.with_name("Dockerfile.dockerignore"), *([own] if own.is_file() else [])]
+        file.with_name("Dockerfile.dockerignore").write_text("\n".join(path.read_text() for path in ignored))
         _build(
             [
                 "--file",
-                str(DOCKERFILE),
+                str(file),
                 "--build-context",
                 f"gateways={GATEWAYS}",
                 *arguments,

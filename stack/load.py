@@ -143,7 +143,8 @@ def _load_app(folder: Path, root: Path, layers: Layers, problems: list[Problem])
     before = len(problems)
     if reason := _unfit_name(folder.name):
         problems.append(Problem(source.name, "", reason))
-    if not (folder / "requirements.txt").is_file():
+    own_recipe = (folder / "Dockerfile").is_file()  # knows by itself what to install, and where the code goes
+    if not own_recipe and not (folder / "requirements.txt").is_file():
         problems.append(
             Problem(
                 source.name,
@@ -166,8 +167,10 @@ def _load_app(folder: Path, root: Path, layers: Layers, problems: list[Problem])
         written = [key for data in (override, source.data) for key in ("worker_memory", "memory") if key in data]
         problems.append(layers.problem((*written, "memory")[:1], message))
     module = app.entry.split(":")[0].split(".")[0]
-    if not (folder / f"{module}.py").is_file() and not (folder / module).is_dir():
-        have = sorted(p.stem for p in folder.glob("*.py"))
+    # Where the image's Python looks: /app, and /app/src or what the app's PYTHONPATH says instead.
+    places = [folder, *(folder / p.removeprefix("/app/") for p in app.env.get("PYTHONPATH", "/app/src").split(":"))]
+    if not own_recipe and not any((p / f"{module}.py").is_file() or (p / module).is_dir() for p in places):
+        have = sorted({p.stem for place in places for p in place.glob("*.py")})
         problems.append(
             layers.problem(
                 ("entry",),
@@ -225,6 +228,7 @@ def _check_apps_together(
                 )
             )
     volumes: dict[str, str] = {}
+    kept = model.cache_size(environment, [plan.app for plan in apps.values()])
     for plan in apps.values():
         source = layers[plan.name]
         for violation in timeouts.of_app(plan.app, environment):
@@ -235,11 +239,12 @@ def _check_apps_together(
             if behaviour.body_limit
         }
         for place, (limit, stream) in bodies.items():
-            if not stream and model.size_bytes(limit) * 2 > model.size_bytes(environment.edge.memory):
+            if not stream and model.size_bytes(limit) > model.size_bytes(environment.edge.memory) // 2 - kept:
+                share = "three eighths (`cache` takes one)" if kept else "half"
                 problems.append(
                     source.problem(
                         place,
-                        f"{limit} does not fit the edge's place for bodies, half of its memory of {environment.edge.memory}. "
+                        f"{limit} does not fit the edge's place for bodies, {share} of its memory of {environment.edge.memory}. "
                         "Raise edge.memory in the environment, or set stream: true on the path that takes them",
                     )
                 )

@@ -106,6 +106,11 @@ class Path(Strict):
     """s. Replaces `timeouts.request` here: longer for long polls and quiet streams."""
     body_limit: Size | None = None
     """Replaces the app's `body_limit` here."""
+    cache: Literal["revalidate", "immutable"] | None = None
+    """Let Nginx keep answers here: files that are the same for everybody. The app gets GET and HEAD alone, and of the client
+    no header and no cookie. revalidate: after 1 to 2 s Nginx asks the app again (ETag, 304), browsers do as the app says, so a
+    release is seen at once. immutable: names change with the content (style.3f2a9c.css): browsers keep them for a year,
+    Nginx asks again after 10 s, and files that only the release before has are served on."""
 
 
 class Process(Strict):
@@ -175,10 +180,16 @@ class App(Strict):
     secrets: list[VariableName] = []
     """Names of secrets. Each is a file /run/secrets/<NAME> in the container, and <NAME>_FILE says where. Values stand
     nowhere in this repository: `make secret APP=<name> NAME=<NAME>` keeps local ones in an ignored folder."""
+    secrets_as_env: bool = False
+    """Also put each secret into the environment variable of its name, for code that reads it there. Whatever the app
+    starts inherits them, and a debug page may print them: better read the file where you can."""
     volumes: dict[ServiceName, AbsolutePath] = {}
     """Directories that outlive the container: volume name -> path inside."""
     packages: list[PackageName] = []
     """Debian packages the app needs at run time: libpq5, libmagic1."""
+    build_command: list[str] = []
+    """A program and its arguments that run once while the image is built, on the whole app: to collect static files, to
+    compile translations. It has no secrets and none of `env`, because one image serves every environment."""
     processes: dict[ServiceName, Process] = {}
     """Background processes beside the web app, from the same image: queue workers, schedulers."""
     egress: bool = True
@@ -206,6 +217,13 @@ class App(Strict):
             raise ValueError(
                 f"paths.{paths[0]}.websocket: a WSGI app cannot speak WebSocket. Remove the key, or make it an asgi app"
             )
+        for path, behaviour in self.paths.items():
+            if behaviour.cache and (behaviour.websocket or behaviour.stream):
+                raise ValueError(f"paths.{path}.cache: what is kept is neither streamed nor a WebSocket. Remove one")
+            if behaviour.cache and not path.endswith("/") and "." not in path.rpartition("/")[2]:
+                raise ValueError(
+                    f"paths.{path}.cache: would hold for every URL that starts so, {path}-of-mine as well. Write {path}/"
+                )
         if chosen.name == "gunicorn-gevent" and any(v.websocket for v in self.paths.values()):
             raise ValueError("paths: gunicorn-gevent does not speak WebSocket")
         return self
@@ -222,6 +240,8 @@ class App(Strict):
                 raise ValueError(
                     f"env.{name}_FILE: says where the secret {name} is, and is set by the stack. Remove it"
                 )
+            if self.secrets_as_env and (name in self.env or name in STACK_VARIABLES or name.startswith("GATEHOUSE_")):
+                raise ValueError(f"secrets_as_env: there is a variable {name} already. Rename the secret {name}")
         paths = list(self.volumes.values())
         for name, path in self.volumes.items():
             if path in STACK_PATHS or paths.count(path) > 1:
@@ -339,6 +359,12 @@ class Environment(Strict):
         if self.tls.certificate != "off" and self.http_port == self.https_port:
             raise ValueError(f"https_port: {self.https_port} is http_port, too. Give one of them another number")
         return self
+
+
+def cache_size(environment: Environment, apps: list[App]) -> int:
+    """Bytes that the edge keeps of paths with `cache`, an eighth of its memory; 0 where no path has it."""
+    kept = any(path.cache for app in apps for path in app.paths.values())
+    return size_bytes(environment.edge.memory) // 8 if kept else 0
 
 
 STACK_VARIABLES = frozenset({"PATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "SCRIPT_NAME"})

@@ -192,6 +192,10 @@ class Process(Compose):
                     problems.append(
                         f"apps/{plan.name}/app.yml: volumes: {path} is no folder that you may write to, and without Docker there are no mounts. Type: sudo install -d -o {os.getuid()} {path}"
                     )
+            if (plan.folder / "Dockerfile").is_file():
+                problems.append(
+                    f"apps/{plan.name}/Dockerfile: an image of its own needs Docker. Type: make up on a machine that has it, or remove the app here"
+                )
             if plan.app.packages:
                 say.line(
                     f"{plan.name}: not installed without Docker: {', '.join(plan.app.packages)} (app.yml: packages)"
@@ -210,13 +214,16 @@ class Process(Compose):
         for plan in self.site.apps.values():
             if not place.venv(plan).is_dir():
                 missing[place.venv(plan)] = plan
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda of: _app_venv(of[1], of[0]), missing.items()))
+        for plan in self.site.apps.values():
             image = images.name(plan, self.site.environment.registry)
             if not place.code(image).is_dir():
                 images.copy(plan, unfinished := self.here / "code/.unfinished")
+                if plan.app.build_command:
+                    _build(plan, unfinished, place.venv(plan))
                 unfinished.rename(place.code(image))
                 copied.append(image)
-        with ThreadPoolExecutor(2) as pool:
-            list(pool.map(lambda of: _app_venv(of[1], of[0]), missing.items()))
         return copied
 
     def _tidy(self) -> None:
@@ -369,6 +376,19 @@ def _app_venv(plan: AppPlan, venv: Path) -> None:
         except BaseException:
             shutil.rmtree(venv, ignore_errors=True)
             raise
+
+
+def _build(plan: AppPlan, code: Path, venv: Path) -> None:
+    """build_command, as apps/Dockerfile runs it: on the whole app, with neither secrets nor variables."""
+    path = f"{venv / 'bin'}:{os.environ['PATH']}"
+    env = {"PATH": path, "HOME": str(Path.home()), "PYTHONPATH": str(code / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
+    with say.step(f"{plan.name}: build_command"):
+        done = subprocess.run(
+            plan.app.build_command, cwd=code, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, errors="replace", check=False,
+        )  # fmt: skip
+        if done.returncode:
+            raise Failed(f"{plan.name}: build_command: exit code {done.returncode}", done.stdout.splitlines()[-20:])
 
 
 def _tools(directory: Path, lock: Path) -> None:

@@ -28,6 +28,9 @@ NGINX_IMAGE = "nginx:1.30"
 """By tag, as all base images: a digest names one registry's build, and where no registry answers they are made here."""
 LISTEN = "0.0.0.0:8000"
 
+SECRETS_AS_ENV = 'for file in /run/secrets/*; do export "${file##*/}=$(<"$file")"; done; exec "$@"'
+"""For bash, in front of a command: each secret in the variable of its name."""
+
 MONITOR = 15.0
 """s. Swarm watches a new task this long (`monitor` in compose/stack.yml.j2) before it counts an update as completed."""
 EDGE_FINISH = 30
@@ -173,15 +176,17 @@ def render(site: Site, secret_versions: Mapping[str, str] | None = None, here: H
         "nginx_image": NGINX_IMAGE,
         "size_bytes": size_bytes,
         "ordinary": model.Path(),
+        "cache_size": model.cache_size(site.environment, [plan.app for plan in site.apps.values()]),
         "has_address": any(_is_address(domain) for domain in site.environment.domains),
         "secret_versions": secret_versions or {},
         "demonstration": (demonstration := _demonstration(site.environment, apps)),
         "edge_label": f"gatehouse.edge.{site.environment.name}",
         "edge_script": _script(PRODUCT / "compose/edge.sh"),
         "edge_finish": EDGE_FINISH,
+        "secrets_as_env": SECRETS_AS_ENV,
         "edge_stop_grace": _edge_stop(site.environment),
-        "dev_ports": dev.ports(site) if site.dev else {},
-        "folders": {plan.name: str(plan.folder.resolve()) for plan in site.apps.values()} if site.dev else {},
+        "dev_ports": dev.ports(site),
+        "folders": {plan.name: str(plan.folder.resolve()) for plan in dev.edited(site)},
         "gatehouse_dev": str(PRODUCT / "compose/gateways/gatehouse_dev.py"),
         "listen": listen,
         "ports": ports(site) if here else {},
@@ -247,8 +252,10 @@ def _processes(site: Site, here: Here, apps: list[RenderedApp], facts: dict[str,
         around = {
             "PYTHONUNBUFFERED": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONPATH": "/app/src",  # as in apps/Dockerfile
             **dict(variable.split("=", 1) for variable in app.environment),
         }
+        around["PYTHONPATH"] = re.sub(r"(^|:)/app(?=[:/]|$)", rf"\1{here.code(app.image)}", around["PYTHONPATH"])
         surroundings = {"code": str(here.code(app.image)), "venv": str(here.venv(plan)), "around": around, "app": app}
         files[app.name] = _template("compose/app.sh.j2", {**facts, **surroundings})
         secrets = str(facts["secret_versions"].get(app.name, ""))
@@ -331,16 +338,17 @@ def _app(plan: AppPlan, site: Site, here: Here | None = None) -> RenderedApp:
     secrets = str(here.local / "secrets" / plan.name) if here else "/run/secrets"
     image = images.name(plan, environment.registry)
     command = plan.gateway.command(plan.app, plan.sizing.workers, plan.prefix, LISTEN)
-    if site.dev:
+    if plan in dev.edited(site):
         command = dev.command(command, plan.app.entry)
     variables = {
         "GATEHOUSE_APP": plan.name,
         "GATEHOUSE_GATEWAY": plan.gateway.name,
+        "GATEHOUSE_PREFIX": plan.prefix,
         **plan.app.env,
         **{f"{name}_FILE": f"{secrets}/{name}" for name in plan.app.secrets},
     }
     # Nothing that the edge or the scheduler alone acts on: a new limit or replica must not replace the containers.
-    release = _digest(image, *map(json.dumps, (command, variables, plan.app.release_command)))
+    release = _digest(image, *map(json.dumps, (command, variables, plan.app.release_command, plan.app.secrets_as_env)))
     variables["GATEHOUSE_RELEASE"] = release
     return RenderedApp(
         plan.name,

@@ -45,6 +45,8 @@ NEW_IMAGE: dict[str, Callable[[Draft], object]] = {
     "the app's lock": lambda draft: shop(draft, "requirements.txt").write_text("flask==3\n"),
     "where a link leads": lambda draft: shop(draft, "link").symlink_to("app.py"),
     "a Debian package": lambda draft: draft.app(WSGI + "packages: [libpq5]\n"),
+    "a build command": lambda draft: draft.app(WSGI + "build_command: [python, manage.py, collectstatic]\n"),
+    "a Dockerfile of its own": lambda draft: shop(draft, "Dockerfile").write_text("FROM scratch\n"),
     "a mount point": lambda draft: draft.app(WSGI + "volumes: {media: /media}\n"),
     "another gateway's lock": lambda draft: draft.app(WSGI + "gateway: gunicorn-gevent\n"),
 }
@@ -76,9 +78,23 @@ def test_a_change_of_the_recipe_or_of_the_gateway_is_a_new_image(
     assert name(draft) != before
 
 
+def test_a_dockerfile_of_its_own_is_the_recipe(draft: Draft, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop(draft, "Dockerfile").write_text("FROM scratch\n")
+    assert images.recipe(draft.plan()) == shop(draft, "Dockerfile")
+    before = name(draft)
+    shutil.copytree(images.DOCKERFILE.parent, tmp_path / "product/apps")
+    monkeypatch.setattr(images, "DOCKERFILE", tmp_path / "product/apps/Dockerfile")
+    with images.DOCKERFILE.open("a") as file:
+        file.write("# changed\n")
+    assert name(draft) == before
+    shop(draft, "Dockerfile").write_text("FROM scratch AS changed\n")
+    assert name(draft) != before
+
+
 SAME_IMAGE: dict[str, Callable[[Draft], object]] = {
     "settings that the image does not hold": lambda draft: draft.app(
-        WSGI + "workers: 9\nroute: /x\nenv: {A: b}\nsecrets: [TOKEN]\nprocesses: {w: {command: [a]}}\n"
+        WSGI
+        + "workers: 9\nroute: /x\nenv: {A: b}\nsecrets: [TOKEN]\nsecrets_as_env: true\nprocesses: {w: {command: [a]}}\n"
     ),
     "a gateway of the same family": lambda draft: draft.app(WSGI + "gateway: gunicorn-sync\n"),
     "another environment": lambda draft: draft.environment(LOCAL + "apps: {shop: {replicas: 3}}\n"),

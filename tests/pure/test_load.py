@@ -102,6 +102,10 @@ ONE_WRONG_SETTING = {
     # --- settings that do not go together
     "gateway: uvicorn": "gateway: uvicorn serves asgi apps and this one is wsgi. "
     "Allowed: gunicorn-sync, gunicorn-gthread, gunicorn-gevent",
+    "paths: {/big.iso: {cache: immutable, stream: true}}": "paths./big.iso.cache: what is kept is neither streamed nor a WebSocket. Remove one",
+    "paths: {/static: {cache: revalidate}}": "paths./static.cache: would hold for every URL that starts so, "
+    "/static-of-mine as well. Write /static/",
+    "paths: {/static/: {cache: yes}}": "paths./static/.cache: 'yes' is not one of these. Allowed: revalidate or immutable",
     "paths: {/ws.v1: {websocket: true}}": "paths./ws.v1.websocket: a WSGI app cannot speak WebSocket. "
     "Remove the key, or make it an asgi app",
     "worker_memory: 1G": "worker_memory: memory 512M does not hold one worker of worker_memory 1G "
@@ -505,12 +509,53 @@ def test_what_the_stack_sets_cannot_be_set_by_an_app(draft: Draft, name: str) ->
     assert f"env.{name}: is set by the stack or the image. Remove it" in str(problem)
 
 
+@pytest.mark.parametrize(
+    ("settings", "module"),
+    [("", "src/shop/web.py"), ("env: {PYTHONPATH: /app/lib:/app/code/src}\n", "code/src/shop/web.py")],
+)
+def test_the_code_may_be_where_python_looks_besides(draft: Draft, settings: str, module: str) -> None:
+    folder = draft.app("interface: wsgi\nentry: shop.web:app\n" + settings)
+    assert "no module 'shop' in apps/shop/" in "".join(draft.problems())
+    (folder / module).parent.mkdir(parents=True)
+    (folder / module).touch()
+    assert draft.problems() == []
+
+
+def test_an_app_with_a_dockerfile_of_its_own_says_there_what_it_needs(draft: Draft) -> None:
+    folder = draft.app("interface: wsgi\nentry: elsewhere:app\n", lock=False)
+    (folder / "requirements.txt").unlink()
+    assert len(draft.problems()) == 2
+    (folder / "Dockerfile").touch()
+    assert draft.problems() == []
+
+
+@pytest.mark.parametrize(
+    "more", ["env: {TOKEN: x}\nsecrets: [TOKEN]\n", "secrets: [PATH]\n", "secrets: [GATEHOUSE_APP]\n"]
+)
+def test_a_secret_in_the_environment_replaces_nothing(draft: Draft, more: str) -> None:
+    draft.app(WSGI + more)
+    assert draft.problems() == []
+    draft.app(WSGI + more + "secrets_as_env: true\n")
+    (problem,) = draft.problems()
+    assert "secrets_as_env: there is a variable" in problem
+
+
 def test_a_body_must_fit_the_edges_place_for_bodies(draft: Draft) -> None:
     draft.app(WSGI + "body_limit: 200M\npaths: {/big: {body_limit: 300M}, /streamed: {body_limit: 4G, stream: true}}\n")
     found = "\n".join(map(str, draft.problems()))
     assert "body_limit: 200M does not fit the edge's place for bodies, half of its memory of 256M" in found
     assert "paths./big.body_limit: 300M does not fit" in found
     assert "/streamed" not in found
+
+
+def test_what_the_edge_keeps_takes_from_the_place_for_bodies(draft: Draft) -> None:
+    draft.app(WSGI + "body_limit: 97M\n")
+    assert draft.problems() == []
+    draft.app(WSGI + "body_limit: 97M\npaths: {/static/: {cache: revalidate}}\n")
+    (found,) = draft.problems()
+    assert "three eighths (`cache` takes one) of its memory of 256M" in found
+    draft.app(WSGI + "body_limit: 96M\npaths: {/static/: {cache: revalidate}}\n")
+    assert draft.problems() == []
 
 
 # --- the verbs --------------------------------------------------------------------------------------------------------
