@@ -220,7 +220,9 @@ def test_what_a_page_says_to_type_exists(page: Path) -> None:
                 assert verb.replace("-", "_") in {command.name for command in cli.cli.registered_commands}, said
             case [python, "-m", module, *_] if python.endswith("python"):
                 path = REPOSITORY / module.replace(".", "/")
-                assert path.with_suffix(".py").exists() or (path / "__main__.py").exists() or module in ("pytest", "venv"), said
+                assert (
+                    path.with_suffix(".py").exists() or (path / "__main__.py").exists() or module in ("pytest", "venv")
+                ), said
             case ["ansible-playbook", *rest]:
                 for playbook in (word for word in rest if word.endswith(".yml")):
                     assert (REPOSITORY / "ansible" / playbook).exists(), said
