@@ -15,7 +15,7 @@ export GATEHOUSE_ENGINE := $(ENGINE)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help up dev down ps logs restart shell show secret load load-headless load-key load-check lesson compare bench test check render reference lock deploy proof rollback releases hosts-up hosts-down test-hosts
+.PHONY: help new-app up dev down ps logs restart shell show secret load load-headless load-key load-check lesson compare bench test check render reference lock deploy proof rollback releases hosts-up hosts-down test-hosts
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2} /^# ---/ {print "\n" substr($$0, 7)}' Makefile
@@ -77,6 +77,9 @@ load-check: .venv/tools ## up to which rate this machine measures rightly
 
 load-key: .venv/tools ## lets load tests see where the time goes on hosts, too
 	@$(STACK) load_key
+
+new-app: .venv/tools ## a new app in apps/          NAME=orders KIND=asgi (or wsgi)
+	@$(STACK) new_app $(or $(NAME),$(error Type: make new-app NAME=orders KIND=asgi)) $(or $(KIND),$(error Type: make new-app NAME=$(NAME) KIND=asgi   or KIND=wsgi))
 
 secret: .venv/tools ## keep a local secret          APP=shop NAME=API_KEY
 	@$(STACK) secret $(or $(APP),$(error Type: make secret APP=shop NAME=API_KEY)) $(or $(NAME),$(error Type: make secret APP=shop NAME=API_KEY))

@@ -26,6 +26,7 @@ from stack import dev as develop
 from stack.compose import Compose
 from stack.errors import Failed
 from stack.load import SiteError, base_url, load_site, unplaced
+from stack.new_app import make as make_app
 from stack.process import Process
 from stack.render import NGINX_IMAGE, render, write
 from stack.say import console, errors, say
@@ -385,6 +386,23 @@ def deliver_images(root: Root = HERE, env: Env = "production") -> None:
             if copied:
                 archives[host] = str(deliver.pack(copied, there[host], folder, asked.get("whole", False)))
     print(json.dumps(archives))
+
+
+@verb
+def new_app(
+    name: Annotated[str, typer.Argument(help="Its folder, its service and, unless app.yml says otherwise, its route.")],
+    kind: Annotated[str, typer.Argument(help="wsgi or asgi.")],
+    root: Root = HERE,
+    env: Env = "local",
+) -> None:
+    """A new app in apps/: it runs, is routed, tested and load-tested as it is."""
+    folder = make_app(root.resolve(), env, name, kind)
+    for file in sorted(path.name for path in folder.iterdir()):
+        say.line(f"apps/{name}/{file}")
+    site = load_site(root.resolve(), env)
+    console.print(
+        f"Type [bold]make up[/], or make dev to edit it: {base_url(site.environment)}{site.apps[name].prefix}/"
+    )
 
 
 @verb

@@ -141,7 +141,7 @@ def load_site(root: Path, env: str) -> Site:
 def _load_app(folder: Path, root: Path, layers: Layers, problems: list[Problem]) -> AppPlan | None:
     source, override = layers.app, layers.override
     before = len(problems)
-    if reason := _unfit_name(folder.name):
+    if reason := unfit_name(folder.name):
         problems.append(Problem(source.name, "", reason))
     own_recipe = (folder / "Dockerfile").is_file()  # knows by itself what to install, and where the code goes
     if not own_recipe and not (folder / "requirements.txt").is_file():
@@ -185,7 +185,8 @@ def _load_app(folder: Path, root: Path, layers: Layers, problems: list[Problem])
     return AppPlan(folder.name, folder, app, app.chosen_gateway, sizing.workers(app), layers.origins())
 
 
-def _unfit_name(name: str) -> str | None:
+def unfit_name(name: str) -> str | None:
+    """Why no app can have this name."""
     if not re.fullmatch(pattern(model.ServiceName), name):
         return f"an app's folder is its host name in the stack. Allowed: small letters, digits and -, at most 32, starting with a letter; not {name!r}"
     if name in RESERVED_NAMES:

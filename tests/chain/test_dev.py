@@ -105,7 +105,7 @@ def test_a_breakpoint_waits_for_whoever_comes(site: Checkout, running: object, a
     code, before = file(site, app), file(site, app).read_text()
     answers: list[str] = []
     code.write_text(in_hello(before, app, "here = 42; breakpoint()"))
-    port = dev.ports(site.site)[app]
+    port = dev.ports(dev.of(site.site))[app]
 
     def ask() -> None:
         answers.append(httpx.get(f"{URL}/{app}/", timeout=60).text)

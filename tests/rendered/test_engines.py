@@ -166,6 +166,7 @@ def test_a_debugger_is_reached_on_loopback_alone_wherever_the_edge_is() -> None:
     site = replace(site, environment=site.environment.model_copy(update={"bind": "0.0.0.0"}))
     assert "5678" not in render(site)["local.yml"]
     services = read_yaml(render(dev.of(site))["local.yml"])["services"]
-    for name, port in dev.ports(site).items():
+    assert set(dev.ports(dev.of(site))) == set(site.apps)
+    for name, port in dev.ports(dev.of(site)).items():
         assert [(p["host_ip"], p["published"]) for p in services[name]["ports"]] == [("127.0.0.1", port)]
         assert "GATEHOUSE_DEV" not in render(site)["stack.yml"] + render(site)["local.yml"]

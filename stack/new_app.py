@@ -1,0 +1,36 @@
+"""`make new-app`: a folder in apps/ that runs, is routed, tested and load-tested as it is."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from stack.errors import Failed
+from stack.load import load_site, unfit_name
+
+TEMPLATES = Path(__file__).resolve().parent / "templates"
+KINDS = sorted(path.name for path in TEMPLATES.iterdir())
+
+
+def make(root: Path, env: str, name: str, kind: str) -> Path:
+    """The new folder below root/apps. Raises Failed where the name or the kind will not do, and SiteError where the site,
+    with this app in it, has problems; nothing is left then."""
+    if kind not in KINDS:
+        raise Failed(f"KIND={kind}: no such kind. Allowed: {', '.join(KINDS)}")
+    if reason := unfit_name(name):
+        raise Failed(f"NAME={name}: {reason}")
+    folder = root / "apps" / name
+    if folder.exists():
+        raise Failed(f"apps/{name} is there already. Choose another name, or remove that folder")
+    folder.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as unfinished:
+        made = Path(unfinished, name)
+        shutil.copytree(TEMPLATES / kind, made, ignore=shutil.ignore_patterns("__pycache__"))
+        made.rename(folder)
+    try:
+        load_site(root, env)
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    return folder
