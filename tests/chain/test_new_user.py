@@ -64,7 +64,9 @@ def test_from_clone_to_load_with_an_app_of_ones_own(clone: Path, kind: str, code
     assert httpx.get(f"{URL}/orders/").json() == {"message": "Welcome to orders"}
 
     # Nobody listed it, and it is under test and under load.
-    assert "test_the_health_path_answers_200[http-orders]" in done(clone, "test", "T=tests/chain/test_contract.py --collect-only -q")
+    assert "test_the_health_path_answers_200[http-orders]" in done(
+        clone, "test", "T=tests/chain/test_contract.py --collect-only -q"
+    )
     loaded = make(clone, "load-headless", "USERS=15", "RATE=15", "TIME=5s").stdout
     (row,) = re.findall(r"^OrdersReader +(\d+) +(\d+)$", loaded, re.MULTILINE)
     assert int(row[0]) > 0, loaded
