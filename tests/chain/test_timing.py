@@ -26,6 +26,7 @@ def app(request: pytest.FixtureRequest, chain: Chain) -> str:
 
 def test_an_answer_says_how_long_edge_gateway_and_app_took(chain: Chain, app: str) -> None:
     answer = httpx.get(f"{chain.url}{app}/wait?ms=100")
+    assert answer.status_code == 200
     told = durations(answer.headers["server-timing"])
     assert set(told) == {"edge", "upstream", "app"}
     assert told["app"] >= 100
