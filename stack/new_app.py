@@ -21,12 +21,15 @@ def make(root: Path, env: str, name: str, kind: str) -> Path:
     if reason := unfit_name(name):
         raise Failed(f"NAME={name}: {reason}")
     folder = root / "apps" / name
-    if folder.exists():
-        raise Failed(f"apps/{name} is there already. Choose another name, or remove that folder")
     folder.parent.mkdir(exist_ok=True)
+    # On disks that do not tell Orders from orders, either: whoever clones this may have one.
+    if taken := next((there.name for there in folder.parent.iterdir() if there.name.lower() == name), None):
+        raise Failed(f"apps/{taken} is there already. Choose another name, or remove that folder")
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as unfinished:
         made = Path(unfinished, name)
         shutil.copytree(TEMPLATES / kind, made, ignore=shutil.ignore_patterns("__pycache__"))
+        if not (root / "docs/schema").is_dir():  # a site of its own: editors would look for what is not there
+            (made / "app.yml").write_text((made / "app.yml").read_text().partition("\n")[2])
         made.rename(folder)
     try:
         load_site(root, env)

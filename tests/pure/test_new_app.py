@@ -24,17 +24,30 @@ def test_a_new_app_is_part_of_the_site(checkout: Checkout, kind: str) -> None:
     assert sorted(p.name for p in folder.parent.iterdir()) == sorted({*before, "orders"})
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_editors_are_told_of_the_schema_where_there_is_one(checkout: Checkout, kind: str) -> None:
+    settings = f"interface: {kind}\n"
+    assert (make(checkout.root, "local", "elsewhere", kind) / "app.yml").read_text().startswith(settings)
+    (checkout.root / "docs/schema").mkdir(parents=True)
+    comment = "# yaml-language-server: $schema=../../docs/schema/app.json\n"
+    assert (make(checkout.root, "local", "orders", kind) / "app.yml").read_text().startswith(comment + settings)
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "reason"),
     [
         ("Orders", "asgi", "NAME=Orders: an app's folder is its host name"),
         ("edge", "asgi", "NAME=edge: the name 'edge' is taken by the stack itself"),
         ("flask", "wsgi", "apps/flask is there already"),
+        ("reports", "wsgi", "apps/Reports is there already"),
+        ("gone", "wsgi", "apps/gone is there already"),
         ("orders", "django", "KIND=django: no such kind. Allowed: asgi, wsgi"),
         ("../orders", "asgi", "NAME=../orders: an app's folder is its host name"),
     ],
 )
 def test_a_bad_name_is_refused_and_nothing_is_left(checkout: Checkout, name: str, kind: str, reason: str) -> None:
+    (checkout.root / "apps/Reports").mkdir()
+    (checkout.root / "apps/gone").symlink_to("nowhere")
     before = sorted((checkout.root / "apps").rglob("*"))
     with pytest.raises(Failed, match=re.escape(reason)):
         make(checkout.root, "local", name, kind)
