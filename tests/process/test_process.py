@@ -137,8 +137,9 @@ def test_replicas_secrets_processes_and_a_release_command(site: Checkout, tmp_pa
     was, secret = yml.read_text(), site.root / ".local/secrets/flask/API_KEY"
     secret.parent.mkdir(parents=True, exist_ok=True)
     more = (
-        "replicas: 2\nsecrets: [API_KEY]\n"
-        f"release_command: [sh, -c, 'cat \"$API_KEY_FILE\" >> {out}']\n"
+        "replicas: 2\nsecrets: [API_KEY]\nsecrets_as_env: true\n"
+        'build_command: [python, -c, \'import flask; open("built", "w").write("at build")\']\n'
+        f'release_command: [sh, -c, \'cat "$API_KEY_FILE" built >> {out}; echo " $API_KEY" >> {out}\']\n'
         "processes: {worker: {command: [sleep, '1000']}}\n"
     )
     yml.write_text(was + more)
@@ -147,11 +148,13 @@ def test_replicas_secrets_processes_and_a_release_command(site: Checkout, tmp_pa
         assert "make secret APP=flask NAME=API_KEY" in done.stdout
         secret.write_text("of-a-test-run")
         site.run("up")
-        assert out.read_text() == "of-a-test-run"
+        assert out.read_text() == "of-a-test-runat build of-a-test-run\n"
         assert {"flask.1", "flask.2", "flask-worker.1"} <= set(pids(site))
         assert "healthy 2/2" in site.run("ps").stdout
         site.run("up")
-        assert out.read_text() == "of-a-test-run", "the release has not changed, so its command does not run again"
+        assert out.read_text() == "of-a-test-runat build of-a-test-run\n", (
+            "the release has not changed, so its command does not run again"
+        )
         yml.write_text(yml.read_text().replace("release_command: [sh, -c, '", "release_command: [sh, -c, 'exit 7; "))
         done = site.run("up", check=False)
         assert "flask: release_command: exit code 7" in done.stdout
