@@ -231,3 +231,35 @@ def test_the_modules_of_hosts_are_this_clones_own_files() -> None:
 def test_a_release_says_itself_what_it_was() -> None:
     plan = {"site": "x"}
     assert swarm.plan({"release.json": json.dumps(plan)}) == plan
+
+
+# --- somebody else changes a service meanwhile ------------------------------------------------------------------------
+
+
+class NoServices:
+    def services(self, site: str) -> dict[str, Any]:
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("said", "times"), [(["update out of sequence"] * 3, 4), (["update out of sequence"] * 50, 21), (["no space"], 1)]
+)
+def test_services_that_change_at_this_moment_are_tried_again(
+    monkeypatch: pytest.MonkeyPatch, said: list[str], times: int
+) -> None:
+    asked = []
+
+    def docker(*arguments: str, **_: Any) -> str:
+        asked.append(arguments)
+        if len(asked) <= len(said):
+            raise swarm.Failed(f"failed to update service x: rpc error: {said[len(asked) - 1]}")
+        return ""
+
+    monkeypatch.setattr(swarm, "docker", docker)
+    monkeypatch.setattr(swarm.time, "sleep", lambda seconds: None)
+    if times == len(said) + 1:
+        swarm.apply(NoServices(), "site", {"stack.yml": ""}, {})
+    else:
+        with pytest.raises(swarm.Failed, match=said[0]):
+            swarm.apply(NoServices(), "site", {"stack.yml": ""}, {})
+    assert len(asked) == times

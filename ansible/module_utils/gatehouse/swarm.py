@@ -329,10 +329,16 @@ def apply(
     """`docker stack deploy` of one file of a release; service -> whether its definition changed."""
     before = engine.services(site)
     # never: the hosts have the images, and what is not there is not to be looked for.
-    docker(
-        "stack", "deploy", "--detach=true", "--resolve-image=never",
-        "--compose-file=-", site, stdin=files[file], env=secrets,
-    )  # fmt: skip
+    arguments = ("stack", "deploy", "--detach=true", "--resolve-image=never", "--compose-file=-", site)
+    for again in (*range(20), None):
+        try:
+            docker(*arguments, stdin=files[file], env=secrets)
+            break
+        except Failed as failure:
+            # Somebody changed a service at this moment: what a run that died had begun goes on by itself for a while.
+            if again is None or "update out of sequence" not in str(failure):
+                raise
+            time.sleep(0.5)
     after = engine.services(site)
     return {name: name not in before or before[name]["Spec"] != service["Spec"] for name, service in after.items()}
 
