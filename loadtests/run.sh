@@ -27,9 +27,16 @@ if [ -n "${GATEHOUSE_LOCUST:-}" ]; then # the process engine's: no container, th
     esac
     cd ..
     export GATEHOUSE_ROOT="$GATEHOUSE_SITE"
-    exec "$GATEHOUSE_LOCUST" --config loadtests/locust.conf --processes -1 --web-host 127.0.0.1 \
+    # In a session of its own, so that all of it can be ended: workers outlive a master that gives up by a minute.
+    setsid "$GATEHOUSE_LOCUST" --config loadtests/locust.conf --processes -1 --web-host 127.0.0.1 \
         --web-port "${GATEHOUSE_LOAD_PORT:-8089}" --host "$GATEHOUSE_LOAD_TARGET" --results build/load \
-        --stop-timeout $patience "$@"
+        --stop-timeout $patience "$@" </dev/null &
+    locust=$! code=0
+    trap 'kill -TERM "$locust"' INT TERM HUP # SIGINT is ignored by what a shell starts in the background
+    trap 'kill -KILL "-$locust" 2>/dev/null || true' EXIT
+    wait "$locust" || code=$?
+    while kill -0 "$locust" 2>/dev/null; do code=0; wait "$locust" || code=$?; done # a signal ends a wait early
+    exit $code
 fi
 user=$(id -u):$(id -g)
 if [ "$(id -u)" -eq 0 ]; then

@@ -86,7 +86,7 @@ def _without_docker(root: Path, starting: bool = False) -> bool:
     asked = os.environ.get("GATEHOUSE_ENGINE") or None
     if asked not in (None, "compose", "process"):
         raise Failed(f"ENGINE={asked}: no such engine. Allowed: compose, process")
-    if process.running(root):
+    if process.running(root) is not None:
         if starting and asked == "compose":
             raise Failed("this site runs without Docker just now. Type: make down, then make up")
         return True
@@ -110,6 +110,10 @@ def _engine(root: Path, env: str, dev: bool = False, starting: bool = False) -> 
     if dev:
         raise Failed(
             "make dev needs Docker: it mounts the app's folder into its container. Type: make down, then make dev"
+        )
+    if (other := process.running(site.root) or env) != env:
+        raise Failed(
+            f"environments/{other}.yml runs here just now, and without Docker one at a time does. Type ENV={other}, or make down"
         )
     if starting and docker.there() and compose.projects(site.root, env):
         raise Failed("this site runs in containers just now. Type: make down, then make up ENGINE=process")
@@ -220,10 +224,8 @@ def load(
         "GATEHOUSE_LOAD_KEY": key.read_text() if (key := engine.site.root / ".local/load.key").exists() else "",
     }
     if isinstance(engine, Process):
-        domains = engine.site.environment.domains
-        name = "127.0.0.1" if "127.0.0.1" in domains else domains[0]
+        facts["GATEHOUSE_LOAD_TARGET"] = process.load_target(engine.site)
         facts["GATEHOUSE_LOCUST"] = str(process.load_generator(engine.site.root))
-        facts["GATEHOUSE_LOAD_TARGET"] = f"http://{name}:{engine.site.environment.http_port}"
     else:
         facts |= {"GATEHOUSE_LOAD_IMAGE": images.load_generator(), "GATEHOUSE_DOCKER": " ".join(docker.client())}
     # Replaces this process, so that signals reach the run itself.

@@ -3,8 +3,11 @@
 The same gateways, arguments and Nginx files as Compose has, started and watched by supervisor. What decides, waits and
 undoes is Compose's; here is only what differs where a service is a process and not a container.
 
-    .local/process/{venvs,code,log,tools}/   an app's packages, the copy of its folder that runs, logs, supervisor and Nginx
-    /tmp/gatehouse-UID-HASH/                 sockets, pid files, what Nginx spools: short, because a socket's path must be
+    .local/process/venvs/, code/   an app's packages, and the copy of its folder that runs
+    .local/process/running/        what supervisor reads: build/<env>/process/ as `up` last applied it
+    .local/process/log/, tools/    logs; supervisor and Nginx
+    .local/process/engine          there while this engine runs the site: the environment's name
+    /tmp/gatehouse-UID-HASH/       sockets, pid files, what Nginx spools: short, because a socket's path must be
 """
 
 from __future__ import annotations
@@ -29,13 +32,16 @@ from stack.compose import Compose, Container, alone
 from stack.errors import Failed
 from stack.load import AppPlan, Site
 from stack.logs import without_library_frames
-from stack.render import INSIDE, NGINX_IMAGE, Here, ports, render
+from stack.render import INSIDE, NGINX_IMAGE, Here, ports, render, write
 from stack.say import say
 from stack.supervisor import Supervisor, end_leftovers, own_directory, run_directory, stop
 
 PRODUCT = Path(__file__).resolve().parent.parent
 OPENSSL = (3, 3)
 """Of the system's Nginx, at least: the first that passes over a curve it does not know (nginx/snippets/tls.conf)."""
+
+MADE = "made-by-gatehouse"
+"""A file in a virtual environment that is complete: what was interrupted has none, and is made anew."""
 
 
 class Process(Compose):
@@ -46,6 +52,7 @@ class Process(Compose):
         self.good = self.local / "process/good"
         self.edge = self.local / "edge-process"
         self.here = self.local / "process"
+        self.running = self.here / "running"
         self.run = run_directory(site.root)
         self.supervisor = Supervisor(self.run)
         self._starts: dict[str, set[int]] = {}
@@ -98,14 +105,14 @@ class Process(Compose):
         owner = next((n for n, p in self.site.apps.items() if app in (n, *(f"{n}-{s}" for s in p.app.processes))), None)
         if owner is None:
             raise Failed(f"{app} has no surroundings of its own without Docker. Its files: {self.edge / 'current'}")
-        return subprocess.run(["/bin/sh", self.build / f"process/{owner}.sh", "bash"], check=False).returncode
+        return subprocess.run(["/bin/sh", self.running / f"{owner}.sh", "bash"], check=False).returncode
 
     def containers(self) -> list[Container]:
         """Every process that supervisor runs."""
         told = self.supervisor.programs()
         if not told:
             return []
-        conf = (self.build / "process/supervisord.conf").read_text()
+        conf = (self.running / "supervisord.conf").read_text()
         found = re.findall(
             r'\[program:(.+)\]\n(?:.*\n)*?environment=GATEHOUSE_DEFINITION="(.*)",GATEHOUSE_PORTS="(.*)"', conf
         )
@@ -196,10 +203,10 @@ class Process(Compose):
                 problems.append(
                     f"apps/{plan.name}/Dockerfile: an image of its own needs Docker. Type: make up on a machine that has it, or remove the app here"
                 )
-            if plan.app.packages:
-                say.line(
-                    f"{plan.name}: not installed without Docker: {', '.join(plan.app.packages)} (app.yml: packages)"
-                )
+            unheld = [f"{key} {getattr(plan.app, key)}" for key in ("cpus", "memory") if key in plan.origins]
+            missing = [f"packages {' '.join(plan.app.packages)}"] if plan.app.packages else []
+            if said := [*unheld, *missing]:
+                say.line(f"{plan.name}: not to be had without Docker: {', '.join(said)}")
         if problems:
             raise Failed("\n".join(problems))
         for folder in (self.here / "log", self.here / "code", self.here / "venvs"):
@@ -212,7 +219,7 @@ class Process(Compose):
         place, missing = self._place(), {}
         copied = []
         for plan in self.site.apps.values():
-            if not place.venv(plan).is_dir():
+            if not (place.venv(plan) / MADE).is_file():
                 missing[place.venv(plan)] = plan
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(lambda of: _app_venv(of[1], of[0]), missing.items()))
@@ -246,6 +253,7 @@ class Process(Compose):
     def _apply(self, *more: str) -> None:
         """Has supervisor run what stands in build/<env>/: what changed is replaced, the rest is left alone."""
         self._starts.clear()
+        write({path.name: path.read_text() for path in (self.build / "process").iterdir()}, self.running)
         if self.supervisor.programs() is None:
             self._start()
             return
@@ -262,11 +270,11 @@ class Process(Compose):
                 self.supervisor.ask("startProcess", program["name"], False)
 
     def _start(self) -> None:
-        (self.here / "engine").touch()
+        (self.here / "engine").write_text(self.site.env)
         log = self.here / "log/supervisord.out"
         with log.open("wb") as out:
             process = subprocess.Popen(
-                [self.here / "tools/bin/supervisord", "-c", f"build/{self.site.env}/process/supervisord.conf"],
+                [self.here / "tools/bin/supervisord", "-c", ".local/process/running/supervisord.conf"],
                 cwd=self.site.root,
                 # Nothing of this shell: its PYTHONPATH, GUNICORN_CMD_ARGS or keys are none of the apps' business.
                 env={"PATH": os.environ["PATH"], "HOME": str(Path.home()), "GATEHOUSE_RUN": str(self.run)},
@@ -366,6 +374,7 @@ class Process(Compose):
 def _app_venv(plan: AppPlan, venv: Path) -> None:
     """As apps/Dockerfile does it: the gateway's lock, then the app's own; `pip check` says whether the two fit."""
     with say.step(f"{plan.name}: installing its packages"):
+        shutil.rmtree(venv, ignore_errors=True)
         try:
             _venv(venv, images.GATEWAYS / plan.gateway.files / "requirements.txt", plan.folder / "requirements.txt")
             check = [str(venv / "bin/python"), "-m", "pip", "--disable-pip-version-check", "check"]
@@ -373,6 +382,7 @@ def _app_venv(plan: AppPlan, venv: Path) -> None:
             if done.returncode:
                 raise Failed(f"{plan.name}: its requirements do not fit the gateway's", done.stdout.splitlines()[-15:])
             shutil.copy(images.TIMING, next(venv.glob("lib/python*/site-packages")))
+            (venv / MADE).touch()
         except BaseException:
             shutil.rmtree(venv, ignore_errors=True)
             raise
@@ -393,7 +403,7 @@ def _build(plan: AppPlan, code: Path, venv: Path) -> None:
 
 def _tools(directory: Path, lock: Path) -> None:
     """An environment of our own tools, made anew for another lock or another Python."""
-    stamp, wanted = directory / "installed", f"{platform.python_version()}\n{lock.read_text()}"
+    stamp, wanted = directory / MADE, f"{platform.python_version()}\n{lock.read_text()}"
     if not stamp.is_file() or stamp.read_text() != wanted:
         shutil.rmtree(directory, ignore_errors=True)
         _venv(directory, lock)
@@ -430,9 +440,10 @@ def _refused(address: str, port: int) -> str | None:
     return compose.cannot_listen(address, port)
 
 
-def running(root: Path) -> bool:
-    """Whether this engine runs the site, or did when the machine went down."""
-    return (root / ".local/process/engine").exists()
+def running(root: Path) -> str | None:
+    """The environment in which this engine runs the site, or did when the machine went down; None: it does not."""
+    file = root / ".local/process/engine"
+    return file.read_text() if file.is_file() else None
 
 
 def down(root: Path) -> None:
@@ -442,6 +453,16 @@ def down(root: Path) -> None:
         (root / ".local/process/engine").unlink(missing_ok=True)
         (root / ".local/edge-process/current").unlink(missing_ok=True)
         say.line(f"{count} processes stopped; nothing is left running" if count else "nothing was running")
+
+
+def load_target(site: Site) -> str:
+    """URL of the edge for load tests: of this machine whatever the domains' DNS entries say."""
+    bind, domains = site.environment.bind, site.environment.domains
+    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bind, bind)
+    for name in (address, *(["localhost"] if address in ("127.0.0.1", "::1") else [])):
+        if name in domains:
+            return f"http://{name}:{site.environment.http_port}"
+    raise Failed(f"environments/{site.env}.yml: domains: load tests ask for {address} without Docker. Add it there")
 
 
 def load_generator(root: Path) -> Path:

@@ -56,6 +56,11 @@ class Here:
         """The copy of an app's folder that runs."""
         return self.local / "process/code" / image.rpartition("/")[2].replace(":", "-")
 
+    @property
+    def running(self) -> Path:
+        """What supervisor reads: build/<env>/process as `up` last applied it, so that rendering alone changes nothing."""
+        return self.local / "process/running"
+
     def venv(self, plan: AppPlan) -> Path:
         """The virtual environment of an app: named by what it is made from."""
         locks = (images.GATEWAYS / plan.gateway.files / "requirements.txt", plan.folder / "requirements.txt")
@@ -239,7 +244,7 @@ def _demonstration(environment: Environment, apps: list[RenderedApp]) -> Demonst
 
 def _processes(site: Site, here: Here, apps: list[RenderedApp], facts: dict[str, Any]) -> dict[str, str]:
     """What supervisor runs: app.sh, the app's surroundings; app.1.sh, its first replica; and which of them there are."""
-    directory, environment, build = str(here.local / "edge-process"), site.environment, site.root / "build" / site.env
+    directory, environment = str(here.local / "edge-process"), site.environment
     edge_command = [here.nginx[0], *edge.arguments("current", *here.nginx[1:], directory=directory)]
     files = {"edge.1": _shell(edge_command)}
     held = [environment.http_port, *([environment.https_port] if environment.tls.certificate != "off" else [])]
@@ -259,7 +264,7 @@ def _processes(site: Site, here: Here, apps: list[RenderedApp], facts: dict[str,
         surroundings = {"code": str(here.code(app.image)), "venv": str(here.venv(plan)), "around": around, "app": app}
         files[app.name] = _template("compose/app.sh.j2", {**facts, **surroundings})
         secrets = str(facts["secret_versions"].get(app.name, ""))
-        enter = ["/bin/sh", str(build / "process" / f"{app.name}.sh")]
+        enter = ["/bin/sh", str(here.running / f"{app.name}.sh")]
         for number, port in enumerate(facts["ports"].get(app.name, ()), 1):
             command = plan.gateway.command(app.app, app.workers, app.prefix, f"127.0.0.1:{port}")
             files[f"{app.name}.{number}"] = _shell([*enter, *(_conf(app, part) for part in command)])

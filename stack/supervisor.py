@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import time
 import xmlrpc.client
 from collections.abc import Iterator
@@ -44,7 +45,9 @@ class Supervisor:
         self.run = run
 
     def ask(self, method: str, *arguments: Any) -> Any:
-        """The answer; Failed where none runs."""
+        """The answer; Failed where none of this user's runs."""
+        if not ours(self.run):
+            raise Failed(f"no supervisor of yours runs at {self.run}")
         proxy = xmlrpc.client.ServerProxy("http://localhost", _Transport(str(self.run / "supervisor.sock")))
         try:
             return getattr(proxy.supervisor, method)(*arguments)
@@ -77,11 +80,18 @@ def run_directory(root: Path) -> Path:
     return Path("/tmp") / f"gatehouse-{os.getuid()}-{hashlib.sha256(os.fsencode(root)).hexdigest()[:10]}"
 
 
+def ours(path: Path) -> bool:
+    """Whether this is a directory of this user alone: /tmp is everybody's, and anybody could have made one of this name."""
+    with contextlib.suppress(OSError):
+        found = path.lstat()
+        return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+    return False
+
+
 def own_directory(path: Path) -> None:
     """Makes a directory of this user alone; Failed where somebody else was there first."""
     path.mkdir(mode=0o700, exist_ok=True)
-    found = path.lstat()
-    if not path.is_dir() or path.is_symlink() or found.st_uid != os.getuid() or found.st_mode & 0o077:
+    if not ours(path):
         raise Failed(f"{path} is not a folder of yours alone. Remove it, or have its owner do so")
 
 
@@ -96,7 +106,7 @@ def stop(run: Path) -> int:
         while Path(f"/proc/{pid}").exists() and supervisor.programs() is not None:
             time.sleep(0.1)
     left = list(end_leftovers(run))
-    if run.is_dir() and run.stat().st_uid == os.getuid():
+    if ours(run):
         shutil.rmtree(run)
     return len(told if told is not None else left)
 
@@ -108,10 +118,11 @@ def end_leftovers(run: Path) -> Iterator[int]:
         with contextlib.suppress(OSError):
             if f"GATEHOUSE_RUN={run}".encode() in (entry / "environ").read_bytes().split(b"\0"):
                 pids.add(int(entry.name))
-    with contextlib.suppress(OSError, ValueError):
-        master = int((run / "nginx.pid").read_text())
-        if Path(f"/proc/{master}/cmdline").read_bytes().startswith(b"nginx: master"):
-            pids.add(master)
+    if ours(run):
+        with contextlib.suppress(OSError, ValueError):
+            master = int((run / "nginx.pid").read_text())
+            if Path(f"/proc/{master}/cmdline").read_bytes().startswith(b"nginx: master"):
+                pids.add(master)
     for number in (signal.SIGTERM, signal.SIGKILL):
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import shlex
+import socket
 import subprocess
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
-from stack import cli, docker, supervisor
+from stack import cli, docker, process, supervisor
 from stack.errors import Failed
 from stack.gateways import CONFIGURATION
 from stack.images import GATEWAYS
@@ -137,6 +139,28 @@ def test_an_unknown_engine_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         cli._without_docker(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("bind", "domains", "target"),
+    [
+        ("127.0.0.1", ["localhost", "127.0.0.1"], "http://127.0.0.1:8080"),
+        ("0.0.0.0", ["shop.example.com", "127.0.0.1"], "http://127.0.0.1:8080"),
+        ("127.0.0.1", ["localhost"], "http://localhost:8080"),
+        ("192.0.2.7", ["192.0.2.7", "localhost"], "http://192.0.2.7:8080"),
+        ("192.0.2.7", ["localhost"], None),
+        ("127.0.0.1", ["shop.example.com"], None),
+    ],
+)
+def test_load_is_for_this_machine_alone(site: Site, bind: str, domains: list[str], target: str | None) -> None:
+    """Whatever the domains' DNS entries say: shop.example.com may be what customers use."""
+    place = {"bind": bind, "domains": domains, "http_port": 8080}
+    there = replace(site, environment=site.environment.model_copy(update=place))
+    if target:
+        assert process.load_target(there) == target
+        return
+    with pytest.raises(Failed, match=f"load tests ask for {bind}"):
+        process.load_target(there)
+
+
 def test_somebody_elses_run_directory_is_not_used(tmp_path: Path) -> None:
     supervisor.own_directory(tmp_path / "mine")
     supervisor.own_directory(tmp_path / "mine")
@@ -145,3 +169,26 @@ def test_somebody_elses_run_directory_is_not_used(tmp_path: Path) -> None:
     for name in ("open", "link"):
         with pytest.raises(Failed, match="not a folder of yours alone"):
             supervisor.own_directory(tmp_path / name)
+
+
+def test_somebody_elses_supervisor_is_not_asked(tmp_path: Path) -> None:
+    """Anybody may make a folder of any name in /tmp, with a socket that answers whatever it likes."""
+    answers = "<params><param><value><array><data/></array></value></param></params>"
+    with socket.socket(socket.AF_UNIX) as door:
+        door.bind(str(tmp_path / "supervisor.sock"))
+        door.listen()
+
+        def answer() -> None:
+            peer, _ = door.accept()
+            with peer:
+                peer.recv(65536)
+                text = f"<methodResponse>{answers}</methodResponse>".encode()
+                peer.sendall(
+                    b"HTTP/1.0 200 OK\r\nContent-Type: text/xml\r\nContent-Length: %d\r\n\r\n" % len(text) + text
+                )
+
+        threading.Thread(target=answer, daemon=True).start()
+        tmp_path.chmod(0o777)
+        assert supervisor.Supervisor(tmp_path).programs() is None
+        tmp_path.chmod(0o700)
+        assert supervisor.Supervisor(tmp_path).programs() == []
