@@ -133,12 +133,9 @@ class Compose:
         """Follows the log of one service or of all, from each one's last lines on."""
         only = [self._service(app)] if app else []
         follow = [*docker.client(), *self._files(), "--ansi=never", "logs", "--follow", f"--tail={tail}", *only]
-        with (
-            subprocess.Popen(
-                follow, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-            ) as log,
-            contextlib.suppress(KeyboardInterrupt),
-        ):  # how one ends it
+        pipe: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        # Ctrl-C is how one ends it.
+        with subprocess.Popen(follow, **pipe, errors="replace") as log, contextlib.suppress(KeyboardInterrupt):
             for line in log.stdout or ():
                 service, _, text = line.rstrip("\n").partition("|")  # flask-1  | text
                 say.log(re.sub(r"-\d+$", "", service.strip()), text[1:])
@@ -151,8 +148,9 @@ class Compose:
         with alone(self.site.root):
             self._require(service)
             with say.step(f"{app}: restarting"):
-                self._compose("restart", service)
-                self._wait({c.id for c in self.containers() if c.service != service})
+                others = {c.id for c in self.containers() if c.service != service}
+                self._restart(service)
+                self._wait(others)
 
     def shell(self, app: str) -> int:
         """A shell in one running container of the app; its commands may come from a pipe, too."""
@@ -176,6 +174,9 @@ class Compose:
     def render(self) -> dict[str, str]:
         """Relative path -> text of every file in build/<env>/."""
         return render(self.site, self._secret_versions())
+
+    def _restart(self, service: str) -> None:
+        self._compose("restart", service)
 
     # --- parts of up ---
 

@@ -21,22 +21,22 @@ def without_library_frames(log: list[str]) -> list[str]:
     return kept
 
 
-def request(line: str) -> tuple[str, str] | None:
+def request(line: str) -> tuple[str, int, str] | None:
     """A line of the edge's access log (nginx/snippets/access-log.conf) for people: the app that it concerns, "edge" where no
-    app was asked, and a text; None where the line is something else."""
+    app was asked, the status, and a text; None where the line is something else."""
     if not line.startswith('{"time":'):
         return None
     try:
         of = json.loads(line)
         took = f"{float(of['request_time']) * 1000:.0f} ms"
         inside = re.search(r"app;dur=([0-9.]+)", of["app_time"])
-        tries = of["upstream_status"].split(", ")
+        tries = re.split(" : |, ", of["upstream_status"])  # the colon: nginx/snippets/retry.conf asked once more
         asked = [
             f"{float(inside[1]):.0f} in the app" if inside else "",
-            f"asked {len(tries)} times: {of['upstream_status']}" if len(tries) > 1 else "",
+            f"asked {len(tries)} times: {', '.join(tries)}" if len(tries) > 1 else "",
         ]
         more = f" ({', '.join(part for part in asked if part)})" if any(asked) else ""
         said = f"{of['time'][11:19]} {of['status']} {of['method']} {of['uri']} {took}{more}"
-        return of["app"].removesuffix("$again") or "edge", said
+        return of["app"] or "edge", int(of["status"]), said
     except (KeyError, ValueError, TypeError):
         return None

@@ -10,7 +10,7 @@ from stack.errors import Failed
 from stack.load import load_site, unfit_name
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
-KINDS = sorted(path.name for path in TEMPLATES.iterdir())
+KINDS = sorted(path.name for path in TEMPLATES.iterdir() if path.is_dir() and path.name != "__pycache__")
 
 
 def make(root: Path, env: str, name: str, kind: str) -> Path:
@@ -28,6 +28,7 @@ def make(root: Path, env: str, name: str, kind: str) -> Path:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as unfinished:
         made = Path(unfinished, name)
         shutil.copytree(TEMPLATES / kind, made, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(TEMPLATES / "loadtest.py", made)  # a user sees no difference between the kinds
         if not (root / "docs/schema").is_dir():  # a site of its own: editors would look for what is not there
             (made / "app.yml").write_text((made / "app.yml").read_text().partition("\n")[2])
         made.rename(folder)

@@ -85,19 +85,12 @@ class Process(Compose):
                 time.sleep(0.2)
         return 0
 
-    def restart(self, app: str) -> None:
-        """Restarts one app's processes."""
-        service = self._service(app)
-        with alone(self.site.root):
-            self._require(service)
-            with say.step(f"{app}: restarting"):
-                mine = {c.id.partition("@")[0] for c in self.containers() if c.service == service}
-                others = {c.id for c in self.containers() if c.service != service}
-                self.supervisor.until_stopped(mine, self._grace())
-                for name in mine:
-                    self.supervisor.ask("startProcess", name, False)
-                self._starts.clear()
-                self._wait(others)
+    def _restart(self, service: str) -> None:
+        mine = {c.id.partition("@")[0] for c in self.containers() if c.service == service}
+        self.supervisor.until_stopped(mine, self._grace())
+        for name in mine:
+            self.supervisor.ask("startProcess", name, False)
+        self._starts.clear()
 
     def shell(self, app: str) -> int:
         """A shell with the app's packages, variables and folder: the copy that runs."""

@@ -31,8 +31,7 @@ class _Say:
     def log(self, service: str, text: str) -> None:
         """A line of a service's log, each app's name in a colour of its own; the edge's, as requests of the app."""
         if told := logs.request(text):
-            service, text = told
-            status = int(text[9:12])
+            service, status, text = told
             style = "red" if status >= 500 else "yellow" if status >= 400 else "dim"
         else:
             style = ""
