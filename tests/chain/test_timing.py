@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import threading
+import time
 
 import httpx
 import pytest
@@ -105,3 +107,29 @@ def test_the_access_log_has_the_apps_time(chain: Chain, app: str) -> None:
     ).stdout
     lines = [json.loads(line) for line in log.splitlines() if answer.headers["x-request-id"] in line]
     assert [line["app_time"].partition(";dur=")[0] for line in lines] == ["app"]
+
+
+def test_no_request_waits_for_a_thread_while_another_worker_has_one_free(chain: Chain) -> None:
+    """As many at once as there are threads, each on a connection of its own: nobody waits for another one's second to end."""
+    plan = next((plan for plan in chain.apps.values() if plan.gateway.name == "gunicorn-gthread"), None)
+    if plan is None:
+        pytest.skip("no app here runs on gunicorn-gthread")
+    form = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+    address = docker.run("inspect", "--format", form, f"gatehouse-test-{plan.name}-1").strip()
+    many = plan.sizing.workers * plan.app.threads
+    together, took = threading.Barrier(many), []
+
+    def ask() -> None:
+        with httpx.Client(timeout=30) as client:
+            together.wait()
+            began = time.monotonic()
+            client.get(f"http://{address}:8000{plan.prefix}/wait?ms=1000").raise_for_status()
+            took.append(time.monotonic() - began)
+
+    threads = [threading.Thread(target=ask) for _ in range(many)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(took) == many
+    assert [seconds for seconds in took if seconds >= 2] == []
