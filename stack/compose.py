@@ -134,12 +134,16 @@ class Compose:
         only = [self._service(app)] if app else []
         follow = [*docker.client(), *self._files(), "--ansi=never", "logs", "--follow", f"--tail={tail}", *only]
         pipe: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        # Ctrl-C is how one ends it.
-        with subprocess.Popen(follow, **pipe, errors="replace") as log, contextlib.suppress(KeyboardInterrupt):
-            for line in log.stdout or ():
-                service, _, text = line.rstrip("\n").partition("|")  # flask-1  | text
-                say.log(re.sub(r"-\d+$", "", service.strip()), text[1:])
-            return log.wait()
+        # Ctrl-C is how one ends it. Where it reached us alone, and not the whole terminal, the client would go on.
+        with contextlib.suppress(KeyboardInterrupt), subprocess.Popen(follow, **pipe, errors="replace") as log:
+            try:
+                for line in log.stdout or ():
+                    service, _, text = line.rstrip("\n").partition("|")  # flask-1  | text
+                    say.log(re.sub(r"-\d+$", "", service.strip()), text[1:])
+                return log.wait()
+            finally:
+                with contextlib.suppress(PermissionError):  # sudo's
+                    log.terminate()
         return 0
 
     def restart(self, app: str) -> None:
