@@ -1,4 +1,5 @@
-# The verbs. `make` alone lists them; each is one line because the work is in stack/ and loadtests/.
+# The verbs. `make` alone lists the daily ones and names the rest; each is one line because the work is in stack/ and
+# loadtests/. Topics are the lines that begin with "# ---", the first one being every day's.
 #
 #   ENV=local     which file of environments/
 #   APP=flask     which app, for restart, shell, logs and secret
@@ -17,19 +18,24 @@ endif
 .DEFAULT_GOAL := help
 .PHONY: help new-app up dev down ps logs restart shell show secret load load-headless load-key load-check lesson compare bench test check render reference lock deploy proof rollback releases hosts-up hosts-down test-hosts
 
-help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2} /^# ---/ {print "\n" substr($$0, 7)}' Makefile
+help: ## this list                   [ALL=1: a line for each verb]
+	@awk -v all='$(ALL)' -F ':.*## ' ' \
+	    /^# ---/ {topic = substr($$0, 7); n++; if (all) print "\n" topic; sub(/   .*/, "", topic)} \
+	    /^[a-z-]+:.*## / { \
+	        if (n == 1 || all) printf "  make %-13s %s\n", $$1, $$2; \
+	        else if (n) {printf "%s %s", topic == last ? "" : sprintf("\n  %-18s", topic), $$1; last = topic}} \
+	    END {if (!all) print "\n\n  a line for each: make help ALL=1"}' Makefile
 
 # --- every day
 
 up: .venv/tools ## run the whole chain on this machine, or apply what changed
 	@$(STACK) up
 
-dev: .venv/tools ## for editing: a change is there with the next request, tracebacks, breakpoint()
+dev: .venv/tools ## for editing: changes show at once, tracebacks, breakpoint()
 	@$(STACK) dev
 
-down: .venv/tools ## stop it                     [VOLUMES=yes: and remove its data]
-	@$(STACK) down $(if $(VOLUMES),--volumes)
+new-app: .venv/tools ## a new app in apps/          NAME=orders KIND=asgi (or wsgi)
+	@$(STACK) new_app $(or $(NAME),$(error Type: make new-app NAME=orders KIND=asgi)) $(or $(KIND),$(error Type: make new-app NAME=$(NAME) KIND=asgi   or KIND=wsgi))
 
 ps: .venv/tools ## each app: URL, gateway, workers, health
 	@$(STACK) ps
@@ -49,19 +55,19 @@ show: .venv/tools ## every setting: value, origin, reason
 LOAD = $(if $(USERS),--users $(USERS)) $(if $(RATE),--rate $(RATE)) $(if $(TIME),--time $(TIME)) \
        $(if $(MODEL),--model $(MODEL)) $(if $(SHAPE),--shape $(SHAPE)) $(if $(WORKERS),--workers $(WORKERS)) \
        $(if $(LOCUST),-- $(LOCUST))
-load: .venv/tools ## Locust's web UI: load through client -> Nginx -> gateway -> app
+load: .venv/tools ## Locust's web UI, through client -> Nginx -> gateway -> app
 	@$(STACK) load $(LOAD)
-
-load-headless: .venv/tools ## one run and its summary     [USERS=28 RATE=7 TIME=2m]
-	@$(STACK) load --headless $(LOAD)
-
-# --- working on it
 
 test: .venv/tests ## every test: pure, rendered, the chain
 	@.venv/bin/python -m pytest $(T)
 
-check: .venv/tests ## configuration, lint, types, format
-	@.venv/bin/python -m tests.check
+down: .venv/tools ## stop it                    [VOLUMES=yes: and its data]
+	@$(STACK) down $(if $(VOLUMES),--volumes)
+
+# --- load tests
+
+load-headless: .venv/tools ## one run and its summary     [USERS=28 RATE=7 TIME=2m]
+	@$(STACK) load --headless $(LOAD)
 
 bench: .venv/tools ## hello through every gateway, kept connections on and off
 	@.venv/bin/python -m loadtests.bench
@@ -78,27 +84,32 @@ load-check: .venv/tools ## up to which rate this machine measures rightly
 load-key: .venv/tools ## lets load tests see where the time goes on hosts, too
 	@$(STACK) load_key
 
-new-app: .venv/tools ## a new app in apps/          NAME=orders KIND=asgi (or wsgi)
-	@$(STACK) new_app $(or $(NAME),$(error Type: make new-app NAME=orders KIND=asgi)) $(or $(KIND),$(error Type: make new-app NAME=$(NAME) KIND=asgi   or KIND=wsgi))
+# --- apps
 
 secret: .venv/tools ## keep a local secret          APP=shop NAME=API_KEY
 	@$(STACK) secret $(or $(APP),$(error Type: make secret APP=shop NAME=API_KEY)) $(or $(NAME),$(error Type: make secret APP=shop NAME=API_KEY))
+
+OWN   = $(or $(GATEHOUSE_ROOT),.)/apps
+LOCKS = $(if $(APP),$(OWN)/$(APP)/requirements.in,requirements/*.in compose/gateways/*/requirements.in $(OWN)/*/requirements.in)
+lock: .venv/tests ## requirements.txt with hashes, from .in   [APP=shop: its alone]
+	@for file in $(LOCKS); do \
+	    [ -f "$$file" ] || { echo "error: $$file: no such file. Type: make lock, or APP=one of apps/" >&2; exit 1; }; \
+	    echo "  $$file"; \
+	    (cd "$$(dirname $$file)" && $(CURDIR)/.venv/bin/uv pip compile --quiet --universal --python-version 3.11 \
+	        --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate \
+	        "$$(basename $$file)" -o "$$(basename $${file%.in}).txt" $(LOCK)) || exit 1; \
+	done
+
+# --- this repository
+
+check: .venv/tests ## configuration, lint, types, format
+	@.venv/bin/python -m tests.check
 
 render: .venv/tools ## write build/ENV/ and start nothing
 	@$(STACK) render
 
 reference: .venv/tools ## docs/settings.md and the editors' schemas
 	@$(STACK) reference
-
-OWN   = $(or $(GATEHOUSE_ROOT),.)/apps
-LOCKS = $(if $(APP),$(OWN)/$(APP)/requirements.in,requirements/*.in compose/gateways/*/requirements.in $(OWN)/*/requirements.in)
-lock: .venv/tests ## requirements.txt with hashes, from .in   [APP=shop: its alone]
-	@for file in $(LOCKS); do \
-	    echo "  $$file"; \
-	    (cd "$$(dirname $$file)" && $(CURDIR)/.venv/bin/uv pip compile --quiet --universal --python-version 3.11 \
-	        --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate \
-	        "$$(basename $$file)" -o "$$(basename $${file%.in}).txt" $(LOCK)) || exit 1; \
-	done
 
 # --- on hosts                          [INVENTORY=inventory/test  ARGS='--tags release']
 
@@ -113,6 +124,8 @@ rollback: .venv/deploy ## to the good release before       [RELEASE=20261125-063
 
 releases: .venv/deploy ## which there are
 	@$(PLAY) releases.yml $(ARGS)
+
+# --- test hosts
 
 hosts-up: ## bare machines in containers, to deploy to  [HOSTS=3]
 	@tests/hosts/hosts.sh up $(or $(HOSTS),3)

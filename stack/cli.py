@@ -160,7 +160,13 @@ def down(root: Root = HERE, env: Env = "local", volumes: bool = False) -> None:
 @verb
 def ps(root: Root = HERE, env: Env = "local") -> int:
     """Each app: URL, gateway, workers, health."""
-    return _table(_engine(root, env))
+    engine = _engine(root, env)
+    code = _table(engine)
+    if not engine.containers():
+        console.print("Nothing of it runs. Type: [bold]make up[/]")
+    elif code:
+        console.print("Why, in its log: [bold]make logs APP=...[/]")
+    return code
 
 
 @verb
@@ -170,7 +176,10 @@ def logs(
     env: Env = "local",
 ) -> int:
     """Follow the logs."""
-    return _engine(root, env).logs(app)
+    engine = _engine(root, env)
+    if not engine.containers():
+        raise Failed("the stack is not running. Type: make up")
+    return engine.logs(app)
 
 
 @verb

@@ -139,7 +139,9 @@ class Compose:
             try:
                 for line in log.stdout or ():
                     service, _, text = line.rstrip("\n").partition("|")  # flask-1  | text
-                    say.log(re.sub(r"-\d+$", "", service.strip()), text[1:])
+                    # Compose erases its own terminal's line with each, also where there is none.
+                    service = service.replace("\x1b[2K", "").strip()
+                    say.log(re.sub(r"-\d+$", "", service), text[1:])
                 return log.wait()
             finally:
                 with contextlib.suppress(PermissionError):  # sudo's
@@ -158,7 +160,7 @@ class Compose:
 
     def shell(self, app: str) -> int:
         """A shell in one running container of the app; its commands may come from a pipe, too."""
-        self._require(self._service(app))
+        self._require(self._service(app), running=True)
         plan = self.site.apps.get(app)
         secrets = ["bash", "-c", SECRETS_AS_ENV, "secrets"] if plan and plan.app.secrets_as_env else []
         terminal = [] if sys.stdin.isatty() else ["-T"]
@@ -495,8 +497,8 @@ class Compose:
         )
         return without_library_frames(done.stdout.decode(errors="replace").splitlines())[-20:]
 
-    def _require(self, service: str) -> None:
-        if not any(c.service == service for c in self.containers()):
+    def _require(self, service: str, running: bool = False) -> None:
+        if not any(c.service == service and (c.state == "running" or not running) for c in self.containers()):
             raise Failed(f"{service} is not running. Type: make up")
 
     def _changes(self) -> dict[str, str]:
