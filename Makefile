@@ -16,7 +16,7 @@ export GATEHOUSE_ENGINE := $(ENGINE)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help new-app up dev down ps logs restart shell show secret load load-headless load-key load-check lesson compare bench test check render reference lock deploy proof rollback releases hosts-up hosts-down test-hosts
+.PHONY: help new-app up dev down ps doctor logs restart shell show secret load load-headless load-key load-check lesson compare bench test check render reference lock deploy proof rollback releases hosts-up hosts-down test-hosts
 
 help: ## this list                   [ALL=1: a line for each verb]
 	@awk -v all='$(ALL)' -F ':.*## ' ' \
@@ -39,6 +39,9 @@ new-app: .venv/tools ## a new app in apps/          NAME=orders KIND=asgi (or ws
 
 ps: .venv/tools ## each app: URL, gateway, workers, health
 	@$(STACK) ps
+
+doctor: .venv/tools ## what is wrong or runs badly here, and how to mend it
+	@$(STACK) doctor
 
 logs: .venv/tools ## follow the logs            [APP=flask]
 	@$(STACK) logs $(APP)

@@ -8,6 +8,7 @@ import getpass
 import hashlib
 import json
 import os
+import platform
 import secrets as random_secrets
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from rich.table import Column, Table
 from stack import certs, compose, deliver, docker, docs, images, process, secret_values
 from stack import dev as develop
 from stack.compose import Compose
+from stack.doctor import examine, findings
 from stack.errors import Failed
 from stack.load import SiteError, base_url, load_site, unplaced
 from stack.new_app import make as make_app
@@ -31,6 +33,7 @@ from stack.process import Process
 from stack.render import NGINX_IMAGE, render, write
 from stack.say import console, errors, say
 from stack.source import Problem
+from stack.symptoms import Finding
 
 cli = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
@@ -165,8 +168,42 @@ def ps(root: Root = HERE, env: Env = "local") -> int:
     if not engine.containers():
         console.print("Nothing of it runs. Type: [bold]make up[/]")
     elif code:
-        console.print("Why, in its log: [bold]make logs APP=...[/]")
+        console.print("What is wrong, and how to mend it: [bold]make doctor[/]")
     return code
+
+
+@verb
+def doctor(root: Root = HERE, env: Env = "local") -> int:
+    """What is wrong with the stack, or runs badly: where, and how to mend it."""
+    found, checked = [], f"Gatehouse {_version()}, Python {platform.python_version()}"
+    try:
+        engine = _engine(root, env)
+    except SiteError as error:
+        found = [Finding(str(problem)) for problem in error.problems]
+        checked += ", the configuration; nothing else before that is mended"
+    else:
+        if not isinstance(engine, Process) and not docker.there():
+            said = docker.said(["docker", "info"]) or docker.said(["docker", "compose", "version"])
+            why = docker.why_not(said, getpass.getuser(), os.environ.get("DOCKER_HOST"))
+            found = [Finding(f"Docker: {why}", tuple(said.strip().splitlines()[-1:]))]
+            checked += ", the configuration; nothing else without an engine"
+        else:
+            if (engine.good / "stack.yml").is_file() and "GATEHOUSE_DEV" in (engine.good / "stack.yml").read_text():
+                engine = Compose(develop.of(engine.site))
+            facts = examine(engine)
+            found = list(findings(facts))
+            checked += f", {facts.checked}"
+    for finding in sorted(found, key=lambda finding: not finding.wrong):
+        word = "[red]wrong:[/]" if finding.wrong else "[yellow]note:[/] "
+        console.print(f"{word} {escape(finding.sentence)}")
+        for line in finding.log:
+            console.print(f"  | {line}", markup=False)
+    say.line(f"checked: {checked}")
+    wrong = sum(finding.wrong for finding in found)
+    console.print(
+        f"[red]{wrong} thing{'s' if wrong > 1 else ''} wrong[/]" if wrong else "[green]nothing wrong found[/]"
+    )
+    return min(wrong, 1)
 
 
 @verb

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -112,7 +113,7 @@ class Compose:
             except (Failed, KeyboardInterrupt) as why:
                 self._restore(bool(before), interrupted=isinstance(why, KeyboardInterrupt))
                 raise
-            why_restarted = self._changes()
+            why_restarted = self._changes(self.build)
             shutil.rmtree(self.good, ignore_errors=True)
             shutil.copytree(self.build, self.good)
             (self.good / ".edge").write_text(version)
@@ -184,6 +185,34 @@ class Compose:
     def _restart(self, service: str) -> None:
         self._compose("restart", service)
 
+    def log(self, container: str, *options: str) -> list[str]:
+        """The lines of a container's log, cut by the options of `docker logs`."""
+        done = subprocess.run(
+            [*docker.client(), "logs", *options, container],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+        return done.stdout.decode(errors="replace").splitlines()
+
+    def unapplied(self) -> dict[str, str]:
+        """Service, or file of the edge -> what is written otherwise than when `up` was last good."""
+        if not self.good.is_dir():
+            return {}
+        files, pem = self.render(), self.edge / "current/tls/certificate.pem"
+        with tempfile.TemporaryDirectory() as folder:
+            write(files, Path(folder))
+            changed = {name: what for name, what in self._changes(Path(folder)).items() if what}
+        own = self._own_certificate()
+        if own and own.is_file() and pem.is_file() and own.read_bytes() != pem.read_bytes():
+            changed[self.site.environment.tls.certificate] = ""
+        return changed | {
+            name: ""
+            for name, text in files.items()
+            if name.startswith("nginx/")
+            and not ((was := self.good / name).is_file() and was.read_text("utf-8") == text)
+        }
+
     # --- parts of up ---
 
     def _prepare(self) -> list[str]:
@@ -198,9 +227,14 @@ class Compose:
 
     def _preflight(self) -> None:
         """Everything that can be known to fail before anything is touched, all at once."""
-        environment, problems = self.site.environment, []
         docker.client(install=True)
-        engine = json.loads(docker.run("info", "--format", "{{json .}}"))
+        if problems := self.problems():
+            raise Failed("\n".join(problems))
+
+    def problems(self) -> list[str]:
+        """A sentence for each thing on this machine that `up` would fail at."""
+        environment, problems = self.site.environment, []
+        engine = about()
         if int(engine["ServerVersion"].split(".")[0]) < OLDEST_ENGINE:
             problems.append(
                 f"the Docker engine here is {engine['ServerVersion']} and Gatehouse needs {OLDEST_ENGINE} or newer. Upgrade it"
@@ -211,30 +245,41 @@ class Compose:
                 problems.append(
                     f"apps/{plan.name}/app.yml: cpus: {plan.app.cpus:g} is more than the {cpus} of this machine. For here, set apps.{plan.name}.cpus in environments/{self.site.env}.yml"
                 )
-        problems += self._secret_problems()
+        problems += self._key_problems()
         ports = {"http_port": environment.http_port}
         if environment.tls.certificate != "off":
             ports["https_port"] = environment.https_port
         if self.site.dev:
             ports |= {f"make dev: the debugger's port of {name}": port for name, port in dev.ports(self.site).items()}
             problems += [sentence for plan in dev.edited(self.site) for sentence in dev.unreadable(plan)]
-        ours = {port for container in self.containers() for port in container.ports}
+        holding = [c for c in self.containers() if c.state not in ("created", "exited", "dead")]
+        ours = {port for container in holding for port in container.ports}
         for key, port in ports.items():
             if port not in ours and (reason := cannot_listen(environment.bind, port)):
                 problems.append(f"environments/{self.site.env}.yml: {key}: {port} cannot be published: {reason}")
         for other in sorted(set(projects(self.site.root, self.site.env)) - {self.project}):
             problems.append(f"this site still runs under the name {other}. Type: make down")
-        free = shutil.disk_usage(self.site.root).free
-        if free < FREE_SPACE:
-            problems.append(
-                f"only {free / 2**30:.1f} GB of disk are free here and images need about {FREE_SPACE / 2**30:.0f}. Type: docker system prune"
-            )
-        if problems:
-            raise Failed("\n".join(problems))
+        # Docker's own disk counts, too, where it is another one.
+        places = {Path(engine["DockerRootDir"]): f"for Docker ({engine['DockerRootDir']})", self.site.root: "here"}
+        disks = {}
+        for place, where in places.items():
+            with contextlib.suppress(OSError):  # on another machine, or not for us to see
+                disks[place.stat().st_dev] = place, where
+        for place, where in disks.values():
+            if (free := shutil.disk_usage(place).free) < FREE_SPACE:
+                problems.append(
+                    f"only {free / 2**30:.1f} GB of disk are free {where} and images need about {FREE_SPACE / 2**30:.0f}. Type: docker system prune"
+                )
+        return problems
 
-    def _secret_problems(self) -> list[str]:
-        """A sentence for each secret without a value on this machine."""
+    def _key_problems(self) -> list[str]:
+        """A sentence for each secret without a value on this machine, and for a certificate that cannot serve."""
         problems = []
+        if self._own_certificate():
+            try:
+                certs.of(self.site)
+            except Failed as failure:
+                problems.append(str(failure))
         for plan in self.site.apps.values():
             for name in plan.app.secrets:
                 file = self.local / "secrets" / plan.name / name
@@ -247,6 +292,11 @@ class Compose:
                         f"the secret {name} of {plan.name} is still a placeholder. Type: make secret APP={plan.name} NAME={name}"
                     )
         return problems
+
+    def _own_certificate(self) -> Path | None:
+        """The environment's own certificate, where it has one."""
+        written = self.site.environment.tls.certificate
+        return None if written in ("local-ca", "off") else self.site.root / written
 
     def _secret_versions(self) -> dict[str, str]:
         """App -> when its local secrets were last written: a time says nothing about a value."""
@@ -345,15 +395,14 @@ class Compose:
                 docker.run("rm", container.id)
 
     def _reload(self, version: str) -> None:
-        if self._edge_version() == version:
+        if self.edge_version() == version:
             return
         self._compose("exec", "-T", "edge", "nginx", *edge.arguments("current", "-s", "reload"))
-        self._until(
-            lambda: self._edge_version() == version, 10, "the edge did not take its new configuration", ["edge"]
-        )
+        self._until(lambda: self.edge_version() == version, 10, "the edge did not take its new configuration", ["edge"])
         say.line(f"edge: reloaded with configuration {version}")
 
-    def _edge_version(self) -> str:
+    def edge_version(self) -> str:
+        """Of the configuration that the edge runs; empty where it does not say."""
         try:
             return self._compose("exec", "-T", "edge", *edge.VERSION).strip()
         except Failed:
@@ -489,22 +538,16 @@ class Compose:
         ).split()
 
     def _tail(self, container: str) -> list[str]:
-        done = subprocess.run(
-            [*docker.client(), "logs", "--tail", "500", container],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-        return without_library_frames(done.stdout.decode(errors="replace").splitlines())[-20:]
+        return without_library_frames(self.log(container, "--tail=500"))[-20:]
 
     def _require(self, service: str, running: bool = False) -> None:
         if not any(c.service == service and (c.state == "running" or not running) for c in self.containers()):
             raise Failed(f"{service} is not running. Type: make up")
 
-    def _changes(self) -> dict[str, str]:
-        """Service -> what is written otherwise than when it was last good."""
-        was, now = self._definitions(self.good), self._definitions(self.build)
-        return {name: changes.of(was[name], service) for name, service in now.items() if name in was}
+    def _changes(self, folder: Path) -> dict[str, str]:
+        """Service -> what a folder of rendered files has otherwise than when it was last good."""
+        was, now = self._definitions(self.good), self._definitions(folder)
+        return {name: changes.of(was[name], service) if name in was else "new" for name, service in now.items()}
 
     def _definitions(self, folder: Path) -> dict[str, dict[str, Any]]:
         """Service -> its definition in both files of a folder."""
@@ -539,6 +582,12 @@ def alone(root: Path) -> Iterator[None]:
                 "another make is changing this stack right now. Wait for it to end, then type it again"
             ) from None
         yield
+
+
+def about() -> dict[str, Any]:
+    """What the engine says of itself and of its machine."""
+    said: dict[str, Any] = json.loads(docker.run("info", "--format", "{{json .}}"))
+    return said
 
 
 def projects(root: Path, env: str) -> list[str]:

@@ -41,18 +41,27 @@ def absent() -> bool:
     """Whether no engine is here, and none may be set up: DOCKER=no, or neither root nor sudo without a password."""
     if _find() or os.environ.get("DOCKER_HOST"):
         return False
-    if "permission denied" in _said(["docker", "info"]):
+    if "permission denied" in said(["docker", "info"]):
         return False  # there is one, and bootstrap.sh says how to be let in
-    return os.environ.get("DOCKER") == "no" or (os.getuid() != 0 and _said(["sudo", "-n", "true"]) != "")
+    return os.environ.get("DOCKER") == "no" or (os.getuid() != 0 and said(["sudo", "-n", "true"]) != "")
 
 
-def _said(command: list[str]) -> str:
+def said(command: list[str]) -> str:
     """What a failing command says; empty when it passes."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     except (OSError, subprocess.SubprocessError) as error:
         return str(error)
     return (done.stdout + done.stderr or "failed") if done.returncode else ""
+
+
+def why_not(complaint: str, user: str, host: str | None) -> str:
+    """Why no engine answers and what to do about it, from what `docker info` complained of; host: DOCKER_HOST."""
+    if "permission denied" in complaint:
+        return f"one runs, and {user} may not use it. Type: sudo usermod -aG docker {user}   and log in again"
+    if host:
+        return f"none answers at DOCKER_HOST={host}. Start it, or unset DOCKER_HOST to use one on this machine"
+    return "none answers here. Type: make up, which installs or starts one; or make up ENGINE=process, which needs none"
 
 
 @functools.cache

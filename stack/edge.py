@@ -19,6 +19,8 @@ from pathlib import Path
 
 KEEP = 5
 """Releases that stay on disk."""
+OURS = "gatehouse"
+"""User-Agent of what we ask ourselves: no request of the site's."""
 
 
 def publish(edge: Path, files: dict[str, bytes]) -> str:
@@ -102,7 +104,7 @@ def ask(address: str, port: int, secure: bool, host: str, path: str) -> str:
                 connection = trust.wrap_socket(connection, server_hostname=host)
             request = http.client.HTTPConnection(host)
             request.sock = connection
-            request.request("GET", path)
+            request.request("GET", path, headers={"User-Agent": OURS})
             return str(request.getresponse().status)
     except (OSError, http.client.HTTPException) as error:
         return str(error) or type(error).__name__

@@ -172,11 +172,24 @@ class Process(Compose):
 
     def _preflight(self) -> None:
         """Everything that can be known to fail before anything is touched, all at once."""
-        environment, problems = self.site.environment, self._secret_problems()
         if self.supervisor.programs() is None:
             ended = list(end_leftovers(self.run))
             if ended:
                 say.line(f"ended {len(ended)} processes that an earlier supervisor had left")
+        for plan in self.site.apps.values():
+            unheld = [f"{key} {getattr(plan.app, key)}" for key in ("cpus", "memory") if key in plan.origins]
+            missing = [f"packages {' '.join(plan.app.packages)}"] if plan.app.packages else []
+            if said := [*unheld, *missing]:
+                say.line(f"{plan.name}: not to be had without Docker: {', '.join(said)}")
+        if problems := self.problems():
+            raise Failed("\n".join(problems))
+        for folder in (self.here / "log", self.here / "code", self.here / "venvs"):
+            folder.mkdir(parents=True, exist_ok=True)
+        own_directory(self.run)
+        _tools(self.here / "tools", PRODUCT / "requirements/process.txt")
+
+    def problems(self) -> list[str]:
+        environment, problems = self.site.environment, self._key_problems()
         ours = {port for container in self.containers() for port in container.ports}
         wanted = [("http_port", environment.bind, environment.http_port)]
         if environment.tls.certificate != "off":
@@ -196,16 +209,7 @@ class Process(Compose):
                 problems.append(
                     f"apps/{plan.name}/Dockerfile: an image of its own needs Docker. Type: make up on a machine that has it, or remove the app here"
                 )
-            unheld = [f"{key} {getattr(plan.app, key)}" for key in ("cpus", "memory") if key in plan.origins]
-            missing = [f"packages {' '.join(plan.app.packages)}"] if plan.app.packages else []
-            if said := [*unheld, *missing]:
-                say.line(f"{plan.name}: not to be had without Docker: {', '.join(said)}")
-        if problems:
-            raise Failed("\n".join(problems))
-        for folder in (self.here / "log", self.here / "code", self.here / "venvs"):
-            folder.mkdir(parents=True, exist_ok=True)
-        own_directory(self.run)
-        _tools(self.here / "tools", PRODUCT / "requirements/process.txt")
+        return problems
 
     def _prepare(self) -> list[str]:
         """The virtual environment and the copy of the folder of each app, unless they are there."""
@@ -315,15 +319,13 @@ class Process(Compose):
         """supervisor leaves no halves."""
 
     def _reload(self, version: str) -> None:
-        if self._edge_version() == version:
+        if self.edge_version() == version:
             return
         self.supervisor.ask("signalProcess", "edge.1", "HUP")
-        self._until(
-            lambda: self._edge_version() == version, 10, "the edge did not take its new configuration", ["edge"]
-        )
+        self._until(lambda: self.edge_version() == version, 10, "the edge did not take its new configuration", ["edge"])
         say.line(f"edge: reloaded with configuration {version}")
 
-    def _edge_version(self) -> str:
+    def edge_version(self) -> str:
         edges = [c for c in self.containers() if c.service == "edge"]
         port = self.site.environment.http_port + INSIDE
         return _asked(port, "/version", "localhost", body=True) if edges else ""
@@ -336,9 +338,13 @@ class Process(Compose):
         graces = [a.timeouts.stop_grace for a in apps] + [p.stop_grace for a in apps for p in a.processes.values()]
         return max(graces, default=0) + 10
 
-    def _tail(self, container: str) -> list[str]:
+    def log(self, container: str, *options: str) -> list[str]:
+        """The last lines of a program's log; it has no times to cut by."""
         log = self.here / "log" / f"{container.partition('@')[0]}.log"
-        return self._as_in_a_container(log.read_text(errors="replace") if log.is_file() else "")[-20:]
+        return log.read_text(errors="replace").splitlines()[-2000:] if log.is_file() else []
+
+    def _tail(self, container: str) -> list[str]:
+        return self._as_in_a_container("\n".join(self.log(container)))[-20:]
 
     def _as_in_a_container(self, log: str) -> list[str]:
         """The app's folder is /app there and its packages are in /venv: shorter, and frames of libraries are left out."""

@@ -128,7 +128,7 @@ def test_it_is_chosen_where_docker_is_not_to_be_had(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(docker, "_find", lambda: None)
-    monkeypatch.setattr(docker, "_said", lambda command: sudo if command[0] == "sudo" else said)
+    monkeypatch.setattr(docker, "said", lambda command: sudo if command[0] == "sudo" else said)
     monkeypatch.setattr("os.getuid", lambda: user)
     assert docker.absent() is absent
 
