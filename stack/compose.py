@@ -37,6 +37,9 @@ READY_MARGIN = 30.0
 OLDEST_ENGINE = 25
 """Major version: the first that checks a starting container's health more often than a running one's."""
 
+ENDED = ("created", "exited", "dead")
+"""States of a container that holds no port and answers nobody, and that nobody but us will start."""
+
 FREE_SPACE = 3 * 2**30
 """bytes. Images and their build cache need about this much."""
 
@@ -105,13 +108,15 @@ class Compose:
             self._preflight()
             files = self.render()
             built = self._prepare()
-            before = {c.id for c in self.containers()}
+            there = self.containers()
+            stopped = {c.service for c in there if c.state in ENDED}
+            before = {c.id for c in there if c.state not in ENDED}
             version = self._publish(files)
             changed = write(files, self.build)
             try:
                 self._switch(version, before)
             except (Failed, KeyboardInterrupt) as why:
-                self._restore(bool(before), interrupted=isinstance(why, KeyboardInterrupt))
+                self._restore(bool(there), interrupted=isinstance(why, KeyboardInterrupt))
                 raise
             why_restarted = self._changes(self.build)
             shutil.rmtree(self.good, ignore_errors=True)
@@ -124,7 +129,8 @@ class Compose:
                 say.line(f"started: {', '.join(fresh)}")
             elif built or fresh or changed:
                 edges = [name for name in changed if name.startswith("nginx/")]
-                said = [name + (f" ({because})" if (because := why_restarted.get(name)) else "") for name in fresh]
+                because = {name: why_restarted.get(name) or ("was stopped" if name in stopped else "") for name in fresh}
+                said = [f"{name} ({why})" if why else name for name, why in because.items()]
                 said += [f"edge's {', '.join(edges)}"] if edges else []
                 say.line(f"applied: {'; '.join(said) or 'settings that concern nothing that runs'}")
             else:
@@ -252,7 +258,7 @@ class Compose:
         if self.site.dev:
             ports |= {f"make dev: the debugger's port of {name}": port for name, port in dev.ports(self.site).items()}
             problems += [sentence for plan in dev.edited(self.site) for sentence in dev.unreadable(plan)]
-        holding = [c for c in self.containers() if c.state not in ("created", "exited", "dead")]
+        holding = [c for c in self.containers() if c.state not in ENDED]
         ours = {port for container in holding for port in container.ports}
         for key, port in ports.items():
             if port not in ours and (reason := cannot_listen(environment.bind, port)):

@@ -123,7 +123,7 @@ class Chain:
 @pytest.fixture(scope="session")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     """The product's apps, brought up by `up` as a user would; stopped and removed at the end. GATEHOUSE_CHAIN names a site
-    on these ports that runs already, and goes on."""
+    that runs already, and goes on."""
     if given := os.environ.get("GATEHOUSE_CHAIN"):
         yield _chain(Checkout(Path(given)))
         return
@@ -136,10 +136,11 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
 
 
 def _chain(checkout: Checkout) -> Chain:
+    site = checkout.site
     return Chain(
         checkout,
-        f"http://127.0.0.1:{HTTP}",
-        f"https://localhost:{HTTPS}",
+        f"http://127.0.0.1:{site.environment.http_port}",
+        f"https://localhost:{site.environment.https_port}",
         checkout.root / ".local/ca/ca.pem",
-        checkout.site.apps,
+        site.apps,
     )

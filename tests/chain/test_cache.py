@@ -59,6 +59,8 @@ def app(environ, start_response):
         headers.append(("Cache-Control", name.removeprefix("says-").removesuffix(".css").replace("_", ", ")))
     if name.startswith("cookie"):
         headers.append(("Set-Cookie", "session=the-first-ones"))
+    if name.startswith("cookies"):
+        headers += [("Set-Cookie", f"c{i}=" + "x" * 4000) for i in range(3)]
     if name.startswith("moved"):
         return answer("301 Moved Permanently", b"", ("Location", environ["HTTP_HOST"]))
     if name.startswith("large"):
@@ -150,6 +152,13 @@ def test_a_cookie_is_neither_kept_nor_passed_on() -> None:
         assert answer.status_code == 200
         assert "set-cookie" not in answer.headers
     assert len(seen()) == 2
+
+
+def test_an_answer_with_three_large_cookies_arrives_and_is_asked_for_once() -> None:
+    answer = get("/cookies")
+    assert answer.status_code == 200
+    assert len(answer.headers.get_list("set-cookie")) == 4
+    assert len(seen()) == 1
 
 
 def test_only_get_and_head() -> None:

@@ -38,15 +38,16 @@ def clone(tmp_path: Path) -> Iterator[Path]:
         make(root, "down", "VOLUMES=yes")
 
 
-def make(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def make(root: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("GATEHOUSE_", "MAKE", "MFLAGS"))}
     return subprocess.run(
-        ["make", *words], cwd=root, env=kept, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-    )
+        ["make", *words], cwd=root, env=kept | variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        check=False,
+    )  # fmt: skip
 
 
-def done(root: Path, *words: str) -> str:
-    made = make(root, *words)
+def done(root: Path, *words: str, **variables: str) -> str:
+    made = make(root, *words, **variables)
     assert made.returncode == 0, made.stdout
     return made.stdout
 
@@ -64,9 +65,8 @@ def test_from_clone_to_load_with_an_app_of_ones_own(clone: Path, kind: str, code
     assert httpx.get(f"{URL}/orders/").json() == {"message": "Welcome to orders"}
 
     # Nobody listed it, and it is under test and under load.
-    assert "test_the_health_path_answers_200[http-orders]" in done(
-        clone, "test", "T=tests/chain/test_contract.py --collect-only -q"
-    )
+    tested = done(clone, "test", "T=tests/chain/test_contract.py -v -k orders", GATEHOUSE_CHAIN=str(clone))
+    assert re.search(r"test_the_health_path_answers_200\[http-orders\] PASSED", tested), tested
     loaded = make(clone, "load-headless", "USERS=15", "RATE=15", "TIME=5s").stdout
     (row,) = re.findall(r"^OrdersReader +(\d+) +(\d+)$", loaded, re.MULTILINE)
     assert int(row[0]) > 0, loaded

@@ -101,6 +101,13 @@ def test_a_day_with_one_app(site: Checkout) -> None:
     assert "nothing was restarted" in site.output
     assert containers() == first
 
+    # Somebody stopped it: it is started again and waited for.
+    docker.run("stop", "--time=5", first["flask"])
+    site.run("up")
+    assert "applied: flask (was stopped)" in site.output
+    assert containers() == first
+    assert httpx.get(f"{URL}/flask/").text == "Hello, WSGI!"
+
     # HTTP behaviour changed: the edge reloads, and no container is replaced. A keep-alive client does not notice.
     with httpx.Client() as client:
         assert client.post(f"{URL}/flask/healthz", content=b"x" * 2 * 2**20).status_code == 413
