@@ -129,7 +129,9 @@ class Compose:
                 say.line(f"started: {', '.join(fresh)}")
             elif built or fresh or changed:
                 edges = [name for name in changed if name.startswith("nginx/")]
-                because = {name: why_restarted.get(name) or ("was stopped" if name in stopped else "") for name in fresh}
+                because = {
+                    name: why_restarted.get(name) or ("was stopped" if name in stopped else "") for name in fresh
+                }
                 said = [f"{name} ({why})" if why else name for name, why in because.items()]
                 said += [f"edge's {', '.join(edges)}"] if edges else []
                 say.line(f"applied: {'; '.join(said) or 'settings that concern nothing that runs'}")

@@ -16,7 +16,7 @@ from playwright.sync_api import Page, expect
 
 from stack import docker
 from tests.browser.test_pages import keep
-from tests.conftest import REPOSITORY, Chain
+from tests.conftest import REPOSITORY, WITHOUT_DOCKER, Chain
 
 PORT = 18089
 
@@ -47,7 +47,7 @@ def test_a_run_is_started_and_watched_in_the_web_ui(chain: Chain, page: Page) ->
         page.get_by_text("Custom parameters").click()
         expect(page.get_by_label("Model")).to_be_visible()
         keep(page, "locust-start")
-        expect(page.get_by_label("Host")).to_have_value("http://edge:8080")
+        expect(page.get_by_label("Host")).to_have_value(chain.url if WITHOUT_DOCKER else "http://edge:8080")
         page.get_by_role("button", name="Start").click()
         for name in (
             "fastapi GET /wait",
