@@ -35,7 +35,8 @@ dev: .venv/tools ## for editing: changes show at once, tracebacks, breakpoint()
 	@$(STACK) dev
 
 new-app: .venv/tools ## a new app in apps/          NAME=orders KIND=asgi (or wsgi)
-	@$(STACK) new_app $(or $(NAME),$(error Type: make new-app NAME=orders KIND=asgi)) $(or $(KIND),$(error Type: make new-app NAME=$(NAME) KIND=asgi   or KIND=wsgi))
+	$(if $(NAME),,$(error Type: make new-app NAME=orders KIND=asgi))$(if $(KIND),,$(error Type: make new-app NAME=$(NAME) KIND=asgi   or KIND=wsgi))
+	@$(STACK) new_app -- "$$NAME" "$$KIND"
 
 ps: .venv/tools ## each app: URL, gateway, workers, health
 	@$(STACK) ps

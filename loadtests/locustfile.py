@@ -75,3 +75,6 @@ def somebody_answers(environment: Environment, runner: Runner, **_: Any) -> None
     except OSError as error:
         print(f"error: nobody answers at {environment.host}: {error}. Is the chain up? Type: make up", file=sys.stderr)
         sys.exit(2)
+    among = len(environment.user_classes)
+    if options.shape == "steady" and (options.num_users or 0) < among:
+        print(f"note: {options.num_users} users among {among} user classes: some stay empty. USERS={among} fills all")

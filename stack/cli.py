@@ -106,7 +106,7 @@ def _engine(root: Path, env: str, dev: bool = False, starting: bool = False) -> 
     site = load_site(root.resolve(), env)
     if site.environment.engine != "compose":
         raise Failed(
-            f"environments/{env}.yml runs on {site.environment.engine}, not on this machine. Type: make up ENV=local"
+            f"environments/{env}.yml runs on {site.environment.engine}, not on this machine. Type ENV=local for what is here"
         )
     if not _without_docker(site.root, starting):
         return Compose(develop.of(site) if dev else site)
@@ -124,17 +124,20 @@ def _engine(root: Path, env: str, dev: bool = False, starting: bool = False) -> 
 
 
 @verb
-def up(root: Root = HERE, env: Env = "local") -> None:
-    """Run the whole chain on this machine; apply what has changed since."""
+def up(root: Root = HERE, env: Env = "local") -> int:
+    """Run the whole chain on this machine; apply what has changed since. Not 0 when an app is not healthy after it."""
     engine = _engine(root, env, starting=True)
     engine.up()
-    _table(engine)
+    code = _table(engine)
     environment = engine.site.environment
     console.print(f"\nOpen [bold]{base_url(engine.site.environment)}/[/]   (make ps, logs, shell APP=..., load, down)")
     if environment.tls.certificate == "local-ca":
         console.print(
             f"HTTPS on port {environment.https_port}: trust .local/ca/ca.pem once, or curl --cacert .local/ca/ca.pem"
         )
+    if code:
+        console.print("Not all of it is healthy. Why, and how to mend it: [bold]make doctor[/]")
+    return code
 
 
 @verb
@@ -448,9 +451,8 @@ def new_app(
     for file in sorted(path.name for path in folder.iterdir()):
         say.line(f"apps/{name}/{file}")
     site = load_site(root.resolve(), env)
-    console.print(
-        f"Type [bold]make up[/], or make dev to edit it: {base_url(site.environment)}{site.apps[name].prefix}/"
-    )
+    edit = "" if _without_docker(site.root, starting=False) else ", or make dev to edit it"
+    console.print(f"Type [bold]make up[/]{edit}: {base_url(site.environment)}{site.apps[name].prefix}/")
 
 
 @verb

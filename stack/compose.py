@@ -124,15 +124,17 @@ class Compose:
             (self.good / ".edge").write_text(version)
             self._tidy()
             after = self.containers()
+            removed = sorted({c.service for c in there} - {c.service for c in after})
             fresh = sorted({c.service for c in after if c.id not in before})
             if not before:
                 say.line(f"started: {', '.join(fresh)}")
-            elif built or fresh or changed:
+            elif built or fresh or changed or removed:
                 edges = [name for name in changed if name.startswith("nginx/")]
                 because = {
                     name: why_restarted.get(name) or ("was stopped" if name in stopped else "") for name in fresh
                 }
                 said = [f"{name} ({why})" if why else name for name, why in because.items()]
+                said += [f"{name} (removed)" for name in removed]
                 said += [f"edge's {', '.join(edges)}"] if edges else []
                 say.line(f"applied: {'; '.join(said) or 'settings that concern nothing that runs'}")
             else:
@@ -193,8 +195,9 @@ class Compose:
     def _restart(self, service: str) -> None:
         self._compose("restart", service)
 
-    def log(self, container: str, *options: str) -> list[str]:
-        """The lines of a container's log, cut by the options of `docker logs`."""
+    def log(self, container: str, lines: int, since: float = 0) -> list[str]:
+        """The last lines of a container's log; since: and none older than that, s."""
+        options = [f"--tail={lines}", *([f"--since={since:.0f}s"] if since else [])]
         done = subprocess.run(
             [*docker.client(), "logs", *options, container],
             stdout=subprocess.PIPE,
@@ -269,16 +272,7 @@ class Compose:
             problems.append(f"this site still runs under the name {other}. Type: make down")
         # Docker's own disk counts, too, where it is another one.
         places = {Path(engine["DockerRootDir"]): f"for Docker ({engine['DockerRootDir']})", self.site.root: "here"}
-        disks = {}
-        for place, where in places.items():
-            with contextlib.suppress(OSError):  # on another machine, or not for us to see
-                disks[place.stat().st_dev] = place, where
-        for place, where in disks.values():
-            if (free := shutil.disk_usage(place).free) < FREE_SPACE:
-                problems.append(
-                    f"only {free / 2**30:.1f} GB of disk are free {where} and images need about {FREE_SPACE / 2**30:.0f}. Type: docker system prune"
-                )
-        return problems
+        return problems + short_of_disk(places, FREE_SPACE, "images", "docker system prune")
 
     def _key_problems(self) -> list[str]:
         """A sentence for each secret without a value on this machine, and for a certificate that cannot serve."""
@@ -546,7 +540,7 @@ class Compose:
         ).split()
 
     def _tail(self, container: str) -> list[str]:
-        return without_library_frames(self.log(container, "--tail=500"))[-20:]
+        return without_library_frames(self.log(container, 500))[-20:]
 
     def _require(self, service: str, running: bool = False) -> None:
         if not any(c.service == service and (c.state == "running" or not running) for c in self.containers()):
@@ -596,6 +590,19 @@ def about() -> dict[str, Any]:
     """What the engine says of itself and of its machine."""
     said: dict[str, Any] = json.loads(docker.run("info", "--format", "{{json .}}"))
     return said
+
+
+def short_of_disk(places: dict[Path, str], needed: int, by: str, cure: str) -> list[str]:
+    """A sentence for each disk under these places, which are called so, with less than `needed` bytes left."""
+    disks = {}
+    for place, where in places.items():
+        with contextlib.suppress(OSError):  # on another machine, or not for us to see
+            disks[place.stat().st_dev] = place, where
+    return [
+        f"only {free / 2**30:.1f} GB of disk are free {where} and {by} need about {needed / 2**30:.0f}. Type: {cure}"
+        for place, where in disks.values()
+        if (free := shutil.disk_usage(place).free) < needed
+    ]
 
 
 def projects(root: Path, env: str) -> list[str]:

@@ -24,7 +24,7 @@ from stack.symptoms import Finding
 
 HOUR = 3600.0
 """s. How far back logs are read."""
-LINES = 5000
+LINES = 50_000
 """Of each log, at most."""
 DRIFT = 2.0
 """s by which the engine's clock may differ from ours."""
@@ -77,7 +77,8 @@ class Facts:
         ports = f"{environment.http_port}" + (
             f" and {environment.https_port}" if environment.tls.certificate != "off" else ""
         )
-        said = f"{self.engine}, configuration, secrets, ports {ports}, disk, memory, clock, certificate"
+        clock = "clock, " if self.memory else ""  # the engine's is another one
+        said = f"{self.engine}, configuration, secrets, ports {ports}, disk, memory, {clock}certificate"
         if self.containers:
             services, lines = len({c.service for c in self.containers}), sum(map(len, self.logs.values()))
             said += f", {services} services, what is applied, {lines} lines of logs"
@@ -154,6 +155,8 @@ def _services(facts: Facts) -> Iterator[Finding]:
     wanted = {"edge": 1} | {p.name: p.app.replicas for p in site.apps.values()}
     wanted |= {f"{p.name}-{process}": 1 for p in site.apps.values() for process in p.app.processes}
     for service, replicas in wanted.items():
+        if facts.unapplied.get(service) == "new":
+            continue
         mine = [c for c in facts.containers if c.service == service]
         plan = site.apps.get(service)
         for container in mine:
@@ -230,7 +233,7 @@ def _traffic(facts: Facts) -> Iterator[Finding]:
         # has crashed is the same one.
         started = max((facts.now - c.age for c in mine if not c.restarts), default=0.0)
         yield from symptoms.of_requests(plan, everybodys, max(recent, facts.switched, started))
-        yield from symptoms.of_log(plan, [line for c in mine for line in facts.logs.get(c.id, ())])
+        yield from symptoms.of_log(plan, [line for c in mine for line in facts.logs.get(c.id, ())], bool(facts.memory))
 
 
 def _gib(size: int) -> str:
@@ -254,9 +257,9 @@ def examine(engine: Compose) -> Facts:
     for container in containers:
         # What a container wrote before it was restarted by hand counts no more.
         age = HOUR if container.restarts or container.service == "edge" else min(HOUR, container.age + 1)
-        logs[container.id] = engine.log(container.id, f"--tail={LINES}", f"--since={age:.0f}s")
+        logs[container.id] = engine.log(container.id, LINES, age)
         if container.state != "paused" and (container.restarts or not container.ready):
-            tails[container.id] = _telling(engine.log(container.id, "--tail=500"))
+            tails[container.id] = _telling(engine.log(container.id, 500))
     current = engine.edge / "current"
     ready = {c.service for c in containers if c.ready}
     running = "edge" in ready

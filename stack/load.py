@@ -188,7 +188,7 @@ def _load_app(folder: Path, root: Path, layers: Layers, problems: list[Problem])
 def unfit_name(name: str) -> str | None:
     """Why no app can have this name."""
     if not re.fullmatch(pattern(model.ServiceName), name):
-        return f"an app's folder is its host name in the stack. Allowed: small letters, digits and -, at most 32, starting with a letter; not {name!r}"
+        return f"an app's folder is its host name in the stack. Allowed: small letters, digits and -, at most 32, starting with a letter and not ending with -; not {name!r}"
     if name in RESERVED_NAMES:
         return f"the name {name!r} is taken by the stack itself. Rename the folder"
     return None

@@ -24,8 +24,9 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from stack import compose, docker, edge, images
 from stack.compose import Compose, Container, alone
@@ -34,7 +35,7 @@ from stack.load import AppPlan, Site
 from stack.logs import without_library_frames
 from stack.render import INSIDE, NGINX_IMAGE, Here, ports, render, write
 from stack.say import say
-from stack.supervisor import Supervisor, end_leftovers, own_directory, run_directory, stop
+from stack.supervisor import Supervisor, end_leftovers, leftovers, own_directory, run_directory, stop
 
 PRODUCT = Path(__file__).resolve().parent.parent
 OPENSSL = (3, 3)
@@ -42,6 +43,20 @@ OPENSSL = (3, 3)
 
 MADE = "made-by-gatehouse"
 """A file in a virtual environment that is complete: what was interrupted has none, and is made anew."""
+
+
+class Begun(NamedTuple):
+    """The last start of a program by us."""
+
+    time: float
+    """Unix time."""
+    inode: int
+    """Of its log then, and that file's size: what stands before belongs to another life."""
+    size: int
+
+
+ROOM = 2**29
+"""bytes that virtual environments and copies of apps need, about."""
 
 
 class Process(Compose):
@@ -55,7 +70,6 @@ class Process(Compose):
         self.running = self.here / "running"
         self.run = run_directory(site.root)
         self.supervisor = Supervisor(self.run)
-        self._starts: dict[str, set[int]] = {}
         self._answers: dict[str, tuple[str, ...]] = {}
 
     # --- verbs ---
@@ -89,8 +103,7 @@ class Process(Compose):
         mine = {c.id.partition("@")[0] for c in self.containers() if c.service == service}
         self.supervisor.until_stopped(mine, self._grace())
         for name in mine:
-            self.supervisor.ask("startProcess", name, False)
-        self._starts.clear()
+            self._begin(name)
 
     def shell(self, app: str) -> int:
         """A shell with the app's packages, variables and folder: the copy that runs."""
@@ -110,17 +123,20 @@ class Process(Compose):
             r'\[program:(.+)\]\n(?:.*\n)*?environment=GATEHOUSE_DEFINITION="(.*)",GATEHOUSE_PORTS="(.*)"', conf
         )
         written = {name: (definition, [int(p) for p in held.split()]) for name, definition, held in found}
+        ended = self._ended()
         with ThreadPoolExecutor(8) as pool:
-            return list(pool.map(lambda of: self._container(of, *written.get(of["name"], ("gone", []))), told))
+            return list(
+                pool.map(
+                    lambda of: self._container(of, ended.get(of["name"], []), *written.get(of["name"], ("gone", []))),
+                    told,
+                )
+            )
 
-    def _container(self, of: dict[str, Any], definition: str, held: list[int]) -> Container:
+    def _container(self, of: dict[str, Any], ended: list[int], definition: str, held: list[int]) -> Container:
         name, state = of["name"], of["statename"]
         service = name.rpartition(".")[0]
         plan, age = self.site.apps.get(service), of["now"] - of["start"]
         running, health = state in ("STARTING", "RUNNING"), "none"
-        starts = self._starts.setdefault(name, set())
-        if running:
-            starts.add(of["start"])
         if held and (plan or service == "edge"):
             patience, answer = (plan.app.timeouts.start if plan else 30), ""
             if running and plan:
@@ -136,19 +152,25 @@ class Process(Compose):
             # An ended process is started again within a second, unless it cannot be at all.
             state="running" if running else "restarting" if state in ("EXITED", "BACKOFF") else "exited",
             health=health,
-            restarts=len(starts) - 1,
-            exit_code=of["exitstatus"] or (self._last_exit(name) if len(starts) > 1 else 0),
+            restarts=len(ended),
+            exit_code=of["exitstatus"] or (ended[-1] if ended else 0),
             out_of_memory=False,
             age=age,
             ports=frozenset(held),
             answers=self._answers.get(name, ()),
         )
 
-    def _last_exit(self, name: str) -> int:
-        """supervisor forgets it with the next start, but in its log."""
-        log = self.here / "log/supervisord.log"
-        said = re.findall(rf"exited: {re.escape(name)} \(exit status (\d+);", log.read_text() if log.is_file() else "")
-        return int(said[-1]) if said else 0
+    def _ended(self) -> dict[str, list[int]]:
+        """Program -> its exit codes since it was last started by us: supervisor remembers them in its log alone."""
+        found: dict[str, list[int]] = {}
+        for log in (self.here / "log/supervisord.log.1", self.here / "log/supervisord.log"):
+            text = log.read_text(errors="replace") if log.is_file() else ""
+            for when, name, code in re.findall(
+                r"^(\S+ \S+) \w+ exited: (\S+) \((?:exit status (\d+))?", text, re.MULTILINE
+            ):
+                if datetime.strptime(when, "%Y-%m-%d %H:%M:%S,%f").timestamp() > self._begun(name).time:
+                    found.setdefault(name, []).append(int(code or 0))
+        return found
 
     def render(self) -> dict[str, str]:
         return render(self.site, self._secret_versions(), self._place())
@@ -189,13 +211,22 @@ class Process(Compose):
         _tools(self.here / "tools", PRODUCT / "requirements/process.txt")
 
     def problems(self) -> list[str]:
+        if self.supervisor.programs() is None and leftovers(self.run):
+            return ["processes of an earlier supervisor still run. Type: make up, which ends and replaces them"]
         environment, problems = self.site.environment, self._key_problems()
+        problems += compose.short_of_disk(
+            {self.site.root: "here"}, ROOM, "virtual environments", "rm -r .local/process/venvs, after make down"
+        )
         ours = {port for container in self.containers() for port in container.ports}
         wanted = [("http_port", environment.bind, environment.http_port)]
         if environment.tls.certificate != "off":
             wanted.append(("https_port", environment.bind, environment.https_port))
         wanted.append(("http_port + 999, the edge's own", "127.0.0.1", environment.http_port + INSIDE))
-        wanted += [(f"a port for {n}", "127.0.0.1", port) for n, held in ports(self.site).items() for port in held]
+        wanted += [
+            (f"http_port: the ports from 1000 above it, for {n}", "127.0.0.1", port)
+            for n, held in ports(self.site).items()
+            for port in held
+        ]
         for key, address, port in wanted:
             if port not in ours and (reason := _refused(address, port)):
                 problems.append(f"environments/{self.site.env}.yml: {key}: {port}: {reason}")
@@ -236,8 +267,8 @@ class Process(Compose):
             if f"{kept}" not in used:
                 shutil.rmtree(kept)
         written = {path.name.removesuffix(".sh") for path in self.build.glob("process/*.sh")}
-        for log in self.here.glob("log/*.[0-9]*.log*"):
-            if log.name.partition(".log")[0] not in written:
+        for log in (*self.here.glob("log/*.[0-9]*.log*"), *self.here.glob("log/*.begun")):
+            if re.split(r"\.(?:log|begun)", log.name)[0] not in written:
                 log.unlink()
 
     def _test_edge(self, version: str) -> None:
@@ -249,7 +280,6 @@ class Process(Compose):
 
     def _apply(self, *more: str) -> None:
         """Has supervisor run what stands in build/<env>/: what changed is replaced, the rest is left alone."""
-        self._starts.clear()
         write({path.name: path.read_text() for path in (self.build / "process").iterdir()}, self.running)
         if self.supervisor.programs() is None:
             self._start()
@@ -261,13 +291,35 @@ class Process(Compose):
             self.supervisor.ask("removeProcessGroup", name)
         present = {program["name"] for program in self.supervisor.programs() or ()}
         for name in {*added, *changed} - present:
+            self._mark(name)
             self.supervisor.ask("addProcessGroup", name)
         for program in self.supervisor.programs() or ():
             if program["statename"] in ("STOPPED", "FATAL") and program["name"] not in removed:
-                self.supervisor.ask("startProcess", program["name"], False)
+                self._begin(program["name"])
+
+    def _begin(self, name: str) -> None:
+        self._mark(name)
+        self.supervisor.ask("startProcess", name, False)
+
+    def _mark(self, name: str) -> None:
+        """A program's new life begins, as a new container's would. Its log's file goes on."""
+        log = self.here / "log" / f"{name}.log"
+        said = log.stat() if log.is_file() else None
+        begun = Begun(time.time(), said.st_ino if said else 0, said.st_size if said else 0)
+        log.with_suffix(".begun").write_text(" ".join(map(str, begun)))
+
+    def _begun(self, name: str) -> Begun:
+        """When and where in its log it did."""
+        file = self.here / "log" / f"{name}.begun"
+        if not file.is_file():
+            return Begun(0, 0, 0)
+        when, inode, size = file.read_text().split()
+        return Begun(float(when), int(inode), int(size))
 
     def _start(self) -> None:
         (self.here / "engine").write_text(self.site.env)
+        for log in (self.here / "log").glob("*.[0-9]*.log"):
+            self._mark(log.name.removesuffix(".log"))
         log = self.here / "log/supervisord.out"
         with log.open("wb") as out:
             process = subprocess.Popen(
@@ -338,13 +390,21 @@ class Process(Compose):
         graces = [a.timeouts.stop_grace for a in apps] + [p.stop_grace for a in apps for p in a.processes.values()]
         return max(graces, default=0) + 10
 
-    def log(self, container: str, *options: str) -> list[str]:
-        """The last lines of a program's log; it has no times to cut by."""
+    def log(self, container: str, lines: int, since: float = 0) -> list[str]:
+        """The last lines of a program's log, from its last start by us on: within that, it has no times to cut by."""
         log = self.here / "log" / f"{container.partition('@')[0]}.log"
-        return log.read_text(errors="replace").splitlines()[-2000:] if log.is_file() else []
+        if not log.is_file():
+            return []
+        begun = self._begun(container.partition("@")[0])
+        with log.open("rb") as file:
+            said = os.fstat(file.fileno())
+            file.seek(
+                begun.size if said.st_ino == begun.inode and said.st_size >= begun.size else 0
+            )  # else rotated since
+            return file.read().decode(errors="replace").splitlines()[-lines:]
 
     def _tail(self, container: str) -> list[str]:
-        return self._as_in_a_container("\n".join(self.log(container)))[-20:]
+        return self._as_in_a_container("\n".join(self.log(container, 2000)))[-20:]
 
     def _as_in_a_container(self, log: str) -> list[str]:
         """The app's folder is /app there and its packages are in /venv: shorter, and frames of libraries are left out."""

@@ -111,8 +111,8 @@ def stop(run: Path) -> int:
     return len(told if told is not None else left)
 
 
-def end_leftovers(run: Path) -> Iterator[int]:
-    """Ends each process of this run directory; Nginx, which writes over its environment, by where its pid file is."""
+def leftovers(run: Path) -> set[int]:
+    """Each process of this run directory; Nginx, which writes over its environment, by where its pid file is."""
     pids = set()
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -123,6 +123,12 @@ def end_leftovers(run: Path) -> Iterator[int]:
             master = int((run / "nginx.pid").read_text())
             if Path(f"/proc/{master}/cmdline").read_bytes().startswith(b"nginx: master"):
                 pids.add(master)
+    return pids
+
+
+def end_leftovers(run: Path) -> Iterator[int]:
+    """Ends them."""
+    pids = leftovers(run)
     for number in (signal.SIGTERM, signal.SIGKILL):
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):

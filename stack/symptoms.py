@@ -38,6 +38,8 @@ class Request:
     """s."""
     tries: tuple[str, ...]
     """The status of each try at a replica; "-" where none came."""
+    ours: bool = False
+    """Whether it was Gatehouse itself that asked: `up`, when it makes sure of an app."""
 
     def __str__(self) -> str:
         uri = self.uri if len(self.uri) <= 60 else f"{self.uri[:57]}..."
@@ -47,19 +49,18 @@ class Request:
 
 
 def requests(log: list[str], site: Site) -> list[Request]:
-    """The requests in an edge's log, but for our own; what is none in it is passed over."""
+    """The requests in an edge's log; what is none in it is passed over."""
     found: list[Request] = []
     for line in log:
         if line.startswith('{"time":'):
             try:
                 of = json.loads(line)
-                if of["user_agent"] == OURS:
-                    continue
                 found.append(
                     Request(
                         _owner(of["host"], of["uri"], site), datetime.fromisoformat(of["time"]).timestamp(),
                         of["method"], of["uri"], of["status"], of["request_time"],
                         tuple(re.findall(r"\d+|-", of["upstream_status"])),
+                        of["user_agent"] == OURS,
                     )
                 )  # fmt: skip
             except (ValueError, KeyError, TypeError):  # not whole
@@ -75,10 +76,10 @@ def _owner(host: str, uri: str, site: Site) -> str:
 
 
 def of_requests(plan: AppPlan, everybodys: list[Request], since: float) -> Iterator[Finding]:
-    """What the requests to an app say that ended after `since` (Unix time). What failed before its first answer was its
-    start: on this machine nobody else answers meanwhile."""
+    """What the requests to an app say that ended after `since` (Unix time). What failed before its first answer, to `up`
+    mostly, was its start: on this machine nobody else answers meanwhile."""
     mine = [r for r in everybodys if r.app == plan.name and r.time >= since]
-    mine = mine[next((i for i, r in enumerate(mine) if r.status not in (502, 504)), 0) :]
+    mine = [r for r in mine[next((i for i, r in enumerate(mine) if r.status not in (502, 504)), 0) :] if not r.ours]
     by_edge = [r for r in mine if not r.tries]  # and no app was asked
     log = f"Its log says why: make logs APP={plan.name}"
     slow, large = [r for r in mine if r.status == 504], [r for r in by_edge if r.status == 413]
@@ -151,7 +152,7 @@ def of_edge(everybodys: list[Request], since: float) -> Iterator[Finding]:
     """What the edge refused before it knew whose it was."""
     yield from _said(
         "edge",
-        [r for r in everybodys if r.time >= since and r.status in (414, 431)],
+        [r for r in everybodys if r.time >= since and r.status in (414, 431) and not r.ours],
         "got 414 or 431: a URL or a header field of more than 8 KB, often a cookie. Have the app set less: gateways have "
         "this limit, too (nginx/snippets/basics.conf)",
         wrong=False,
@@ -161,25 +162,27 @@ def of_edge(everybodys: list[Request], since: float) -> Iterator[Finding]:
 GATEWAYS_SAY = {
     r"WORKER TIMEOUT \(pid:(\d+)\)": "got killed after timeouts.gateway ({gateway:g} s) {busy}",
     r"Worker \(pid:(\d+)\) was sent SIGKILL! Perhaps out of memory\?": "got killed from outside, mostly for want of memory. "
-    "Raise `memory` ({memory}) in {file}, or lower `workers`",
+    "{memory}",
     r"Worker \(pid:(\d+)\) exited with code [1-9]|Child process \[(\d+)\] died": "ended without being told to, and what they "
     "were answering got 502. Look for what ends the process: os._exit, a crash in a C extension, a kill, memory",
 }
 """What gateways write of their workers (Gunicorn, Uvicorn) -> what became of these, and what to do."""
 
 
-def of_log(plan: AppPlan, log: list[str]) -> Iterator[Finding]:
-    """What an app's log says of its workers, and of what a container forbids."""
+def of_log(plan: AppPlan, log: list[str], limited: bool = True) -> Iterator[Finding]:
+    """What an app's log says of its workers, and of what a container forbids. limited: whether anything holds it to its
+    memory."""
     file, told = f"apps/{plan.name}/app.yml", set[str]()
     shorter = f"Make it shorter, give the work to `processes`, or raise timeouts.gateway and timeouts.request in {file}"
     alive = "Look for an event loop that is blocked, or a lock that is never released"
+    memory = f"Raise `memory` ({plan.app.memory}) in {file}, or lower `workers`" if limited else "Lower `workers`"
     for pattern, became in GATEWAYS_SAY.items():
         lines = [(line, found[found.lastindex or 0]) for line in log if (found := re.search(pattern, line))]
         ends = [(line, pid) for line, pid in lines if pid not in told]  # of one end Gunicorn writes up to three lines
         told |= {pid for _, pid in ends}
         if ends:
             became = became.format(
-                gateway=plan.app.timeouts.gateway, memory=plan.app.memory, file=file,
+                gateway=plan.app.timeouts.gateway, memory=memory,
                 busy=f"with one request. {shorter}" if plan.gateway.enforces_timeout else f"without a sign of life. {alive}",
             )  # fmt: skip
             yield Finding(f"{plan.name}: {_count(len(ends), 'worker')} {became}", tuple(line for line, _ in ends[-3:]))

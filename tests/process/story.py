@@ -6,10 +6,11 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from loadtests.run import Run
 from stack import edge
 from stack.errors import Failed
 from stack.process import MADE, Process
+from stack.render import ports
 from stack.supervisor import Supervisor, run_directory
 from tests.conftest import PROCESS_PORTS, REPOSITORY, Checkout, new_checkout
 
@@ -119,6 +121,50 @@ def test_a_change_that_crashes_leaves_what_ran_before(site: Checkout) -> None:
     finally:
         app.write_text(good)
     assert "nothing has changed" in site.run("up").stdout
+    assert ills(site) == []  # of what was undone, nothing counts
+
+
+def test_a_worker_and_a_gateway_that_end_are_told_of_until_the_next_start(site: Checkout) -> None:
+    os.kill(httpx.get(f"{URL}/flask/whoami").json()["pid"], signal.SIGKILL)
+    assert_soon(lambda: [said for said in ills(site) if said.startswith("flask: 1 worker got killed from outside")])
+    crash(site)
+    assert_soon(lambda: [said for said in ills(site) if said.startswith("flask: was restarted once")])
+    site.run("restart", "flask")
+    assert ills(site) == []
+
+
+def test_a_port_that_is_taken_is_told_with_the_setting_that_helps(site: Checkout) -> None:
+    """Of an app that is not there yet: those of what runs are ours."""
+    shutil.copytree(site.root / "apps/flask", site.root / "apps/more")
+    held = ports(site.site)["more"][0]
+    try:
+        with socket.create_server(("127.0.0.1", held)):
+            [taken] = ills(site)
+        assert taken.startswith(
+            f"environments/local.yml: http_port: the ports from 1000 above it, for more: {held}: address already"
+        )
+        assert ills(site) == []
+        assert "written, and not applied yet: more (new)" in site.output
+        site.run("up")
+    finally:
+        shutil.rmtree(site.root / "apps/more")
+    site.run("up")
+    assert "more (removed)" in site.output
+
+
+def ills(site: Checkout) -> list[str]:
+    """What `doctor` calls wrong; its exit code agrees."""
+    code = site.run("doctor", check=False).returncode
+    found = re.findall(r"^wrong: (.*)$", site.output, re.MULTILINE)
+    assert code == bool(found), site.output
+    return found
+
+
+def assert_soon(what: Callable[[], object]) -> None:
+    end = time.monotonic() + 30
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.2)
 
 
 def test_nginx_judges_a_configuration_before_it_is_switched_to(site: Checkout) -> None:
@@ -287,6 +333,7 @@ def test_a_killed_supervisor_is_no_obstacle(site: Checkout) -> None:
     while Supervisor(run).programs() is not None:
         time.sleep(0.05)
     assert "not running" in site.run("ps", check=False).stdout
+    assert ills(site)[0] == "processes of an earlier supervisor still run. Type: make up, which ends and replaces them"
     assert "that an earlier supervisor had left" in site.run("up").stdout
     assert httpx.get(f"{URL}/flask/whoami").status_code == 200
 

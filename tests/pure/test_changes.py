@@ -21,6 +21,7 @@ WAS: dict[str, Any] = {
     [
         ({}, ""),
         ({"image": "gatehouse/flask:2"}, "its files"),
+        ({"image": "gatehouse/flask:2", "command": ["gunicorn", "app:app"]}, "its files, no --preload, no --workers"),
         ({"command": ["gunicorn", "app:app", "--workers", "6", "--preload"]}, "--workers 4 -> 6"),
         ({"command": ["gunicorn", "app:app", "--workers", "4"]}, "no --preload"),
         ({"command": [*WAS["command"], "--reload"]}, "--reload"),

@@ -142,6 +142,11 @@ def test_a_stack_that_is_down(well: Facts) -> None:
     ]
 
 
+def refused(when: float) -> str:
+    at = datetime.datetime.fromtimestamp(when, datetime.UTC).isoformat()
+    return f'{{"time":"{at}","host":"localhost","method":"GET","uri":"/","status":431,"request_time":0.1,"upstream_status":"","user_agent":""}}'
+
+
 EDGE: dict[str, tuple[dict[str, Any], Finding]] = {
     "an older configuration": (
         {"running": "abb", "answers": {"shop": "404"}},
@@ -165,12 +170,30 @@ EDGE: dict[str, tuple[dict[str, Any], Finding]] = {
             "shop: healthy, but http://localhost/shop/healthz answers 400. An app that knows its host names (Django: ALLOWED_HOSTS) has to know this one"
         ),
     ),
+    "a route that the app does not know": (
+        {"answers": {"shop": "404"}},
+        wrong(
+            "shop: healthy, but http://localhost/shop/healthz answers 404. Look whether its route in app.yml is what the app thinks; then type: make up"
+        ),
+    ),
+    "an app that never ran": (
+        {"containers": [container("edge")], "unapplied": {"shop": "new"}},
+        note("written, and not applied yet: shop (new). Type: make up"),
+    ),
+    "what it refused itself": (
+        {"logs": {container("edge").id: [refused(NOW)]}},
+        note(
+            f"edge: 1 request (the last: GET / after 0.1 s at {datetime.datetime.fromtimestamp(NOW):%H:%M:%S}) got 414 or 431: a URL or a "
+            "header field of more than 8 KB, often a cookie. Have the app set less: gateways have this limit, too "
+            "(nginx/snippets/basics.conf)"
+        ),
+    ),
     "not running": ({"containers": [container()]}, wrong("edge: not running. Type: make up")),
     "files that have changed": (
         {"unapplied": {"shop": "its files, --workers 4 -> 6", "nginx/site.conf": ""}},
         note("written, and not applied yet: shop (its files, --workers 4 -> 6); nginx/site.conf. Type: make up"),
     ),
-    "a slow request": (
+    "an app's own error": (
         {"logs": {container("edge").id: [
             '{"time":"2027-01-15T08:00:00+00:00","host":"localhost","method":"GET","uri":"/shop/","status":200,'
             '"request_time":0.1,"upstream_status":"200","user_agent":""}',
@@ -192,13 +215,25 @@ def test_the_edge(draft: Draft, well: Facts, facts: dict[str, Any], finding: Fin
 
 @pytest.mark.parametrize("since", [{"switched": NOW + 1}, {"containers": [container("edge"), container(age=-1)]}])
 def test_what_was_before_the_last_change_may_be_mended(well: Facts, since: dict[str, Any]) -> None:
-    log: dict[str, Any] = EDGE["a slow request"][0]
+    log: dict[str, Any] = EDGE["an app's own error"][0]
     assert list(doctor.findings(replace(well, **log)))
     assert list(doctor.findings(replace(well, **log, **since))) == []
 
 
+def test_what_is_older_than_an_hour_counts_no_more(well: Facts) -> None:
+    old = replace(well, logs={container("edge").id: [refused(NOW - doctor.HOUR - 1)]})
+    assert list(doctor.findings(old)) == []
+
+
+def test_without_certificates_nothing_is_said_of_one(draft: Draft, well: Facts) -> None:
+    draft.environment("engine: compose\ndomains: [localhost]\ntls: {certificate: 'off'}\n")
+    pem, _ = certs.local(draft.root / "ca", ["localhost"])
+    long_after = datetime.datetime.now(datetime.UTC).timestamp() + 1e8
+    assert list(doctor.findings(replace(well, site=draft.load(), now=long_after, certificate=pem))) == []
+
+
 def test_a_container_that_has_crashed_since_is_the_same_one(well: Facts) -> None:
-    log: dict[str, Any] = EDGE["a slow request"][0]
+    log: dict[str, Any] = EDGE["an app's own error"][0]
     crashed = replace(well, containers=[container("edge"), container(age=-1, restarts=1)], **log)
     assert "the app's own" in "".join(finding.sentence for finding in doctor.findings(crashed))
 

@@ -381,12 +381,12 @@ def test_two_apps_never_share_a_volume_by_accident(draft: Draft) -> None:
 # --- folders ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["Shop", "my_shop", "2shop", ".shop", "s" * 33, "läden", "shop\n"])
+@pytest.mark.parametrize("name", ["Shop", "my_shop", "2shop", ".shop", "s" * 33, "läden", "shop\n", "shop-"])
 def test_a_folder_that_is_no_host_name_is_no_app(draft: Draft, name: str) -> None:
     draft.app(name=name)
     assert draft.problems() == [
         f"apps/{name}/app.yml: an app's folder is its host name in the stack. "
-        f"Allowed: small letters, digits and -, at most 32, starting with a letter; not {name!r}"
+        f"Allowed: small letters, digits and -, at most 32, starting with a letter and not ending with -; not {name!r}"
     ]
 
 

@@ -55,6 +55,10 @@ WRONG = {
         [line("/shop/", 500, "500")],
         f"shop: 1 request (the last: GET /shop/ after 0.0 s at {CLOCK}) got an error that is the app's own. {LOG}",
     ),
+    "an app that sheds load": (
+        [line("/shop/", 503, "503")],
+        f"shop: 1 request (the last: GET /shop/ after 0.0 s at {CLOCK}) got an error that is the app's own. {LOG}",
+    ),
     "hidden retries, in one location and in two": (
         [line("/shop/", 200, "502, 200"), line("/shop/", 404, "- : 404")],
         f"shop: 2 requests (the last: GET /shop/ after 0.0 s at {CLOCK}, - then 404) needed another try, which no client saw: "
@@ -109,9 +113,17 @@ def test_what_clients_did_is_worth_knowing(draft: Draft, log: list[str], sentenc
     assert said(draft, [GOOD, *log]) == [Finding(sentence, wrong=False)]
 
 
+def test_what_up_was_answered_ends_an_apps_start(draft: Draft) -> None:
+    draft.app(WSGI)
+    slow = line("/shop/", 504, "504", 30.0)
+    ours = line("/shop/healthz", 200, "200", at=0, user_agent=OURS)
+    assert said(draft, [slow, GOOD]) == []
+    assert len(said(draft, [ours, slow, GOOD])) == 1
+
+
 FINE = {
     "answers": [GOOD, line("/shop/x", 404, "404"), line("/shop/", 302, "302"), line("/shop/ws", 101, "101", 300.0)],
-    "the app's own 400, 413 and 503": [line("/shop/", 400, "400"), line("/shop/", 413, "413")],
+    "the app's own 400 and 413": [line("/shop/", 400, "400"), line("/shop/", 413, "413")],
     "before that time": [GOOD, line("/shop/", 504, "504", at=-5)],
     "its start": [line("/shop/", 502, "- : -"), line("/shop/", 504, "504 : 504"), GOOD],
     "another app's": [GOOD, line("/shopping/", 502, "502"), line("/other/", 502, "502")],
