@@ -1,12 +1,15 @@
-"""`make bench`: hello through the whole chain for every gateway, with Nginx's kept connections and without.
+"""`make bench`: the speed of every gateway behind the same Nginx, its price in CPU and memory, and what follows from it.
 
-All gateways run at once, one is loaded at a time, and the variants take turns (A B, then A B again), so that what the
-machine does meanwhile hits them alike: read the ratios, not the rates. wrk runs in the Compose network, because a
-published loopback port goes through docker-proxy. Writes docs/results/hello.json (raw) and hello.md.
+All gateways run at once, one is loaded at a time, and they take turns within each round, so that what the machine does
+meanwhile hits them alike: read the ratios, not the rates. CPU per request is steadier than either. The load comes from a
+container in the stack's network, because a published loopback port goes through docker-proxy. `ceiling` is Nginx behind
+the same Nginx, which no gateway can reach. About 25 minutes; wants Linux with Docker on it, because the CPU time of a
+container is read where the kernel keeps it. Writes docs/results/benchmarks.json (raw), docs/benchmarks.md and its plots.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -15,139 +18,340 @@ import shutil
 import statistics
 import sys
 import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from loadtests import bench_page
+from loadtests.lesson import drained
 from stack import compose, docker, gateways, images
 from stack.compose import Compose
 from stack.errors import Failed
 from stack.load import load_site
+from stack.render import NGINX_IMAGE
 from stack.say import say
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "docs/results"
-PROJECT = "gatehouse-bench"
+PROJECT, PORT = "gatehouse-bench", 18085
 SAMPLE = {"wsgi": "flask", "asgi": "fastapi"}
-WORKERS = 2
-CONNECTIONS, SECONDS, ROUNDS = 8, 4, 3
-P50_LIMIT = 20.0
-"""ms. A hello that takes longer waits for a timer somewhere: 44 ms is Nagle's algorithm meeting delayed ACKs."""
+WORKERS, THREADS = 2, 8
+KEPT = 64
+"""Connections that Nginx keeps to each gateway."""
+ROUNDS, SECONDS = 3, 3
+STARTS = 3
+MIB = 2**20
+UPLOAD = f'wrk.method = "POST"\nwrk.body = string.rep("x", {MIB})\n'
+CEILING_CONF = f"""
+worker_processes {WORKERS};
+pid /tmp/nginx.pid;
+error_log stderr warn;
+events {{}}
+http {{
+    access_log off;
+    keepalive_requests 1000000000;
+    client_body_temp_path /tmp/body;
+    proxy_temp_path /tmp/proxy;
+    fastcgi_temp_path /tmp/fastcgi;
+    uwsgi_temp_path /tmp/uwsgi;
+    scgi_temp_path /tmp/scgi;
+    server {{
+        listen 8000;
+        location / {{ return 200 "Hello, WSGI!"; }}
+        location /ceiling/bytes {{ alias /srv/mib; }}
+    }}
+}}
+"""
+CEILING_DOCKERFILE = f"""
+FROM {NGINX_IMAGE}
+COPY nginx.conf /srv/
+RUN head -c {MIB} /dev/zero > /srv/mib && mkdir -p /venv/bin \\
+ && printf '#!/bin/sh\\nexec nginx -c /srv/nginx.conf -g "daemon off;"\\n' > /venv/bin/gunicorn && chmod +x /venv/bin/gunicorn
+ENV PATH=/venv/bin:$PATH
+USER 10001
+"""
+ECHO = """
+import sys, threading, time, websocket
+
+url, clients, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+times, bad, end = [], [], time.monotonic() + seconds
+
+
+def talk():
+    try:
+        peer = websocket.create_connection(url, timeout=30)
+        while (start := time.perf_counter()) and time.monotonic() < end:
+            peer.send("x" * 32)
+            if peer.recv() != "x" * 32:
+                raise ValueError("another answer")
+            times.append(time.perf_counter() - start)
+        peer.close()
+    except Exception as error:
+        bad.append(error)
+
+
+threads = [threading.Thread(target=talk) for _ in range(clients)]
+[t.start() for t in threads], [t.join() for t in threads]
+times.sort()
+print(len(times) / seconds, times[len(times) // 2] * 1000, times[len(times) * 99 // 100] * 1000, len(bad))
+"""
+
+
+@dataclass(frozen=True)
+class Load:
+    """One kind of request, asked again as soon as it is answered."""
+
+    path: str
+    clients: int
+    said: str
+    via: tuple[str, ...] = ("chain",)
+    """chain; direct: at the gateway's own port; unkept: through an Nginx that keeps no connections."""
+    ceiling: bool = False
+    """Whether Nginx behind Nginx can do it, too."""
+
+
+LOADS = {
+    "hello": Load("/", 32, "hello", ("chain", "direct", "unkept"), ceiling=True),
+    "json": Load("/whoami", 32, "JSON with a dozen fields"),
+    "wait": Load("/wait?ms=100", 64, "waits 100 ms, 64 clients"),
+    "few": Load("/wait?ms=100", 2, "waits 100 ms, 2 clients"),
+    "work": Load("/work?ms=5", 16, "computes for 5 ms", ("chain", "direct")),
+    "download": Load(f"/bytes?n={MIB}", 8, "1 MiB down", ceiling=True),
+    "upload": Load("/echo", 8, "1 MiB up, and back"),
+    "websocket": Load("/ws", 16, "WebSocket echo of 32 bytes"),
+}  # a route each of docs/contract.md
 
 
 def site(root: Path) -> None:
-    """An app per gateway, from the sample of its interface."""
+    """An app for each gateway, from the sample of its interface, and the ceiling."""
     for gateway in gateways.GATEWAYS.values():
         folder = root / "apps" / gateway.name
-        shutil.copytree(
-            REPOSITORY / "apps" / SAMPLE[gateway.interface],
-            folder,
-            ignore=shutil.ignore_patterns("__pycache__", ".venv"),
-        )
+        ignored = shutil.ignore_patterns("__pycache__", ".venv", "loadtest.py")
+        shutil.copytree(REPOSITORY / "apps" / SAMPLE[gateway.interface], folder, ignore=ignored)
         text = (folder / "app.yml").read_text()
         text = re.sub(r"^gateway: .*$", f"gateway: {gateway.name}", text, flags=re.MULTILINE)
         text = re.sub(r"^workers: .*$", f"workers: {WORKERS}", text, flags=re.MULTILINE)
-        (folder / "app.yml").write_text(f"{text}\ncpus: {min(2, os.cpu_count() or 1)}\n")
+        (folder / "app.yml").write_text(
+            text + cpus() + (f"threads: {THREADS}\n" if gateway.concurrency == "thread" else "")
+        )
+    ceiling = root / "apps/ceiling"
+    ceiling.mkdir()
+    (ceiling / "Dockerfile").write_text(CEILING_DOCKERFILE)
+    (ceiling / "nginx.conf").write_text(CEILING_CONF)
+    (ceiling / "app.yml").write_text(f"interface: wsgi\nentry: none:app\npaths: {{/bytes: {{stream: true}}}}\n{cpus()}")
     (root / "environments").mkdir()
 
 
-def environment(root: Path, upstream_keepalive: int) -> Compose:
-    """The site on ports of its own, with this many kept connections."""
+def cpus() -> str:
+    return f"\ncpus: {min(2, os.cpu_count() or 1)}\n"
+
+
+def bring(root: Path, kept: int) -> Compose:
+    """The site, with this many kept connections; a change of them reloads the edge alone."""
     (root / "environments/local.yml").write_text(
-        f"name: {PROJECT}\nengine: compose\ndomains: [edge]\nhttp_port: 18085\ntls: {{certificate: 'off'}}\n"
-        f"edge: {{upstream_keepalive: {upstream_keepalive}}}\n"
+        f"name: {PROJECT}\nengine: compose\ndomains: [edge, 127.0.0.1]\nhttp_port: {PORT}\ntls: {{certificate: 'off'}}\n"
+        f"edge: {{upstream_keepalive: {kept}}}\n"
     )
-    return Compose(load_site(root, "local"))
+    stack = Compose(load_site(root, "local"))
+    stack.up()
+    return stack
 
 
-def wrk(image: str, gateway: str) -> dict[str, float]:
-    """One visit: requests/s, latency percentiles in ms, and answers that were not 200."""
+# --- what the kernel and the engine know -----------------------------------------------------------------------------
+
+
+def processes(stack: Compose) -> dict[str, int]:
+    """Service -> process id, on this machine, of its container's first process."""
+    ids = {c.service: c.id for c in stack.containers()}
+    said = docker.run("inspect", "--format", "{{.State.Pid}}", *ids.values()).split()
+    return dict(zip(ids, map(int, said), strict=True))
+
+
+def cpu(pid: int) -> float:
+    """s of CPU time that the control group of a process has used. Raises Failed where there is no such group here."""
+    try:
+        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if not controllers:  # version 2
+                said = Path(f"/sys/fs/cgroup{path}/cpu.stat")
+                if said.is_file() and (found := re.search(r"^usage_usec (\d+)", said.read_text(), re.MULTILINE)):
+                    return int(found[1]) / 1e6
+            elif "cpuacct" in controllers.split(","):
+                return int(Path(f"/sys/fs/cgroup/cpuacct{path}/cpuacct.usage").read_text()) / 1e9
+    except OSError as error:
+        raise Failed(
+            f"the CPU time of containers is not to be read here ({error}): make bench wants Linux, and Docker on it"
+        ) from None
+    raise Failed("no control group here counts CPU time: make bench wants Linux, and Docker on it")
+
+
+PSS = 'for p in /proc/[0-9]*; do echo "$p $(cat $p/comm 2>/dev/null) $(sed -n "s/^Pss: *//p" $p/smaps_rollup 2>/dev/null)"; done'
+
+
+def memory(container: str) -> dict[str, float]:
+    """MiB of a container's processes, what they share divided among them (PSS): all of them, and a worker's median."""
+    said = docker.run("exec", container, "sh", "-c", PSS)
+    found = re.findall(r"^/proc/\d+ (?!sh |cat |sed )\S+.* (\d+) kB$", said, re.MULTILINE)
+    sizes = sorted((int(size) / 1024 for size in found), reverse=True)
+    return {"total": sum(sizes), "worker": statistics.median(sizes[:WORKERS]), "processes": len(sizes)}
+
+
+def start(container: str, path: str) -> float:
+    """ms from a container's start to its first 200, asked again and again at its own address."""
+    docker.run("restart", "--time=10", container)
+    began, address = docker.run(
+        "inspect",
+        "--format",
+        "{{.State.StartedAt}} {{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}",
+        container,
+    ).split()[:2]
+    since = datetime.fromisoformat(re.sub(r"(\.\d{6})\d*Z$", r"\1+00:00", began)).timestamp()
+    while time.time() < since + 30:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://{address}:8000{path}", timeout=5):
+            return (time.time() - since) * 1000
+        time.sleep(0.005)
+    raise Failed(f"{container} did not answer within 30 s of its start")
+
+
+# --- loading ---------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def client(image: str) -> Iterator[str]:
+    """A container of the load generator in the stack's network, which ends by itself after an hour."""
+    name = f"{PROJECT}-client"
+    docker.run(
+        "run", "--rm", "--detach", "--name", name, f"--network={PROJECT}_apps", "--entrypoint=sleep", image, "3600"
+    )
+    try:
+        for file, text in (("upload.lua", UPLOAD), ("echo.py", ECHO)):
+            docker.run("exec", "--interactive", name, "sh", "-c", f"cat > /tmp/{file}", stdin=text)
+        yield name
+    finally:
+        docker.run("rm", "--force", name)
+
+
+def visit(generator: str, url: str, load: Load) -> dict[str, float]:
+    """Requests/s, latency percentiles in ms, and answers that were not 200."""
+    if load.path == "/ws":
+        said = docker.run(
+            "exec", generator, "python", "/tmp/echo.py", url.replace("http", "ws", 1), str(load.clients), str(SECONDS)
+        )
+        rps, p50, p99, bad = map(float, said.split())
+        return {"rps": rps, "p50_ms": p50, "p99_ms": p99, "bad": bad}
+    script = ["-s", "/tmp/upload.lua"] if load.path == "/echo" else []
     out = docker.run(
-        "run", "--rm", f"--network={PROJECT}_apps", "--entrypoint=wrk", image,
-        "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s", "--latency", f"http://edge:8080/{gateway}/",
-    )  # fmt: skip
+        "exec",
+        generator,
+        "wrk",
+        "-t1",
+        f"-c{load.clients}",
+        f"-d{SECONDS}s",
+        "--timeout=30s",
+        "--latency",
+        *script,
+        url,
+    )
     percentiles = {
         p: float(n) * {"us": 1e-3, "ms": 1, "s": 1e3}[u]
         for p, n, u in re.findall(r"^\s+(50|99)%\s+([\d.]+)(us|ms|s)", out, re.MULTILINE)
     }
     rate = re.search(r"Requests/sec:\s+([\d.]+)", out)
-    bad = re.search(r"Non-2xx or 3xx responses: (\d+)", out)
-    assert rate
-    return {
-        "rps": float(rate[1]),
-        "p50_ms": percentiles["50"],
-        "p99_ms": percentiles["99"],
-        "bad": int(bad[1]) if bad else 0,
-    }
+    assert rate, out
+    broken = re.findall(r"Non-2xx or 3xx responses: (\d+)|Socket errors:.*? read (\d+), write (\d+)", out)
+    bad = sum(int(number) for numbers in broken for number in numbers if number)
+    return {"rps": float(rate[1]), "p50_ms": percentiles["50"], "p99_ms": percentiles["99"], "bad": bad}
+
+
+# --- the whole -------------------------------------------------------------------------------------------------------
+
+
+def targets(load: Load, via: str) -> list[str]:
+    """The apps that can be asked this way."""
+    able = [g.name for g in gateways.GATEWAYS.values() if load.path != "/ws" or g.interface == "asgi"]
+    return able + (["ceiling"] if load.ceiling and via != "direct" else [])
+
+
+def url(app: str, load: Load, via: str) -> str:
+    """Where it is asked, from the stack's network."""
+    if via != "direct":
+        return f"http://edge:8080/{app}{load.path}"
+    return f"http://{app}:8000{'' if gateways.GATEWAYS[app].strip_prefix else f'/{app}'}{load.path}"
+
+
+def rounds(root: Path, generator: str) -> Iterator[dict[str, float | str]]:
+    """Every visit of every round."""
+    for number in range(1, ROUNDS + 1):
+        for kept in (KEPT, 0) if number % 2 else (0, KEPT):
+            pids = processes(bring(root, kept))
+            for name, load in LOADS.items():
+                for via in load.via:
+                    if (via == "unkept") is not (kept == 0):
+                        continue
+                    said = []
+                    for app in targets(load, via):
+                        drained(f"http://127.0.0.1:{PORT}/{app}/healthz")
+                        before = cpu(pids[app]), cpu(pids["edge"])
+                        made = visit(generator, url(app, load, via), load)
+                        used = [
+                            after - first
+                            for after, first in zip((cpu(pids[app]), cpu(pids["edge"])), before, strict=True)
+                        ]
+                        each = max(made["rps"] * SECONDS, 1)
+                        price = {"app_us": used[0] / each * 1e6, "edge_us": used[1] / each * 1e6}
+                        yield {"round": number, "gateway": app, "load": name, "via": via, **made, **price}
+                        said.append(f"{app} {made['rps']:,.0f}")
+                    say.line(f"round {number} of {ROUNDS}: {load.said} ({via}), requests/s: {', '.join(said)}")
 
 
 def main() -> int:
-    visits = []
-    load_image = images.load_generator()
+    image = images.load_generator()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         site(root)
         try:
-            for number in range(ROUNDS):
-                for kept in (64, 0) if number % 2 == 0 else (0, 64):
-                    environment(root, kept).up()
-                    for gateway in gateways.GATEWAYS:
-                        wrk(load_image, gateway) if number == 0 else None  # warm-up
-                        visit = {
-                            "round": number + 1,
-                            "gateway": gateway,
-                            "upstream_keepalive": kept,
-                            **wrk(load_image, gateway),
-                        }
-                        say.line(
-                            f"round {number + 1} of {ROUNDS}: {gateway}, keepalive {kept}: {visit['rps']:,.0f}/s, p50 {visit['p50_ms']:.1f} ms"
-                        )
-                        visits.append(visit)
+            ids = {c.service: c.id for c in bring(root, KEPT).containers()}
+            with client(image) as generator:
+                for name in targets(LOADS["hello"], "chain"):  # what is loaded at first use is loaded then
+                    visit(generator, url(name, LOADS["hello"], "chain"), LOADS["hello"])
+                visits = list(rounds(root, generator))
+            sizes = {name: memory(ids[name]) for name in gateways.GATEWAYS}
+            starts: dict[str, list[float]] = {name: [] for name in gateways.GATEWAYS}
+            for _ in range(STARTS):
+                for name, gateway in gateways.GATEWAYS.items():
+                    prefix = "" if gateway.strip_prefix else f"/{name}"
+                    starts[name].append(start(ids[name], f"{prefix}/healthz"))
         finally:
             compose.down(root, "local", volumes_of=PROJECT)
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    result: dict[str, object] = {
+    raw = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.release()}",
-        "method": f"wrk -t1 -c{CONNECTIONS} -d{SECONDS}s, {ROUNDS} rounds, {WORKERS} workers a gateway",
+        "method": f"{ROUNDS} rounds of {SECONDS} s a visit, {WORKERS} workers a gateway, {THREADS} threads where it has any",
+        "gateways": {
+            g.name: {"interface": g.interface, "concurrency": g.concurrency, "versions": versions(g)}
+            for g in gateways.GATEWAYS.values()
+        },
+        "seconds": SECONDS,
+        "slots": {"process": WORKERS, "thread": WORKERS * THREADS},
+        "loads": {name: {"said": load.said, "clients": load.clients} for name, load in LOADS.items()},
         "visits": visits,
+        "memory_mib": sizes,
+        "start_ms": starts,
     }
-    (RESULTS / "hello.json").write_text(json.dumps(result, indent=1) + "\n")
-    page, slow = report(result)
-    (RESULTS / "hello.md").write_text(page)
-    print(page)
-    if slow:
-        print(f"p50 is not under {P50_LIMIT:g} ms: {', '.join(slow)}", file=sys.stderr)
-    return 1 if slow else 0
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / "benchmarks.json").write_text(json.dumps(raw, indent=1) + "\n")
+    return bench_page.write(raw, REPOSITORY / "docs")
 
 
-def report(result: dict[str, object]) -> tuple[str, list[str]]:
-    """The page, and the gateways whose median p50 is over the limit."""
-    visits: list[dict[str, float | str]] = result["visits"]  # type: ignore[assignment]
-    page = (
-        f"# Hello through the chain\n\n{result['date']}, {result['machine']}; client, Nginx and gateway share the cores. "
-        f"{result['method']}; medians over rounds, and the ratio is the median of same-round ratios (smallest to largest). "
-        f"Raw: [hello.json](hello.json). Again: `make bench`.\n\n"
-        "| gateway | p50 ms | p99 ms | requests/s | with kept connections / without | failed |\n|---|---:|---:|---:|---:|---:|\n"
-    )
-    slow = []
-    for gateway in gateways.GATEWAYS:
-        on, off = (
-            [v for v in visits if v["gateway"] == gateway and bool(v["upstream_keepalive"]) is kept]
-            for kept in (True, False)
-        )
-
-        def median(key: str, of: list[dict[str, float | str]]) -> float:
-            return statistics.median(float(v[key]) for v in of)
-
-        ratios = sorted(float(a["rps"]) / float(b["rps"]) for a, b in zip(on, off, strict=True))
-        p50 = median("p50_ms", on)
-        if p50 >= P50_LIMIT:
-            slow.append(gateway)
-        page += (
-            f"| {gateway} | {p50:.1f} | {median('p99_ms', on):.0f} | {median('rps', on):,.0f} "
-            f"| {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) | {sum(int(v['bad']) for v in on + off)} |\n"
-        )
-    return page, slow
+def versions(gateway: gateways.Gateway) -> str:
+    """What its lock file names first: itself."""
+    lock = REPOSITORY / "compose/gateways" / gateway.files / "requirements.txt"
+    wanted = re.findall(r"^([\w.-]+)", lock.with_suffix(".in").read_text(), re.MULTILINE) if lock.is_file() else []
+    found = dict(re.findall(r"^([\w.-]+)==([\w.]+)", lock.read_text(), re.MULTILINE)) if wanted else {}
+    return ", ".join(f"{name} {found[name]}" for name in wanted if name in found)
 
 
 if __name__ == "__main__":

@@ -151,18 +151,22 @@ def replace(file: Path, before: str, after: str) -> None:
     file.write_text(text.replace(before, after))
 
 
-def drained(name: str) -> None:
+def health(name: str) -> str:
+    return f"http://127.0.0.1:{PORT}/{name}/healthz"
+
+
+def drained(url: str) -> None:
     """What a visit has left in a queue would be in the next one's way. Raises Failed after a minute."""
     quick, end = 0, time.monotonic() + 60
     while quick < 3:
         start = time.monotonic()
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{PORT}/{name}/healthz", timeout=60).read()
+            urllib.request.urlopen(url, timeout=60).read()
             quick = quick + 1 if time.monotonic() - start < 0.05 else 0
         except OSError:
             quick = 0
         if time.monotonic() > end:
-            raise Failed(f"{name} still has a queue a minute after its visit")
+            raise Failed(f"{url}: still a queue a minute after its visit")
         time.sleep(0.1)
 
 
@@ -206,15 +210,15 @@ def main() -> int:
             Compose(load_site(root, "local")).up()
             for clients in CLIENTS:  # the variants take turns, so that what the machine does meanwhile hits them alike
                 for name, variant in VARIANTS.items():
-                    drained(name)
+                    drained(health(name))
                     rate = rates[name][clients] = throughput(image, name, clients)
                     say.line(f"{clients:3} clients, {variant.said}: {rate:.0f}/s of {theory(variant, clients):.0f}")
             for name, variant in VARIANTS.items():
-                drained(name)
+                drained(health(name))
                 runs[name] = watched(root, f"{name.capitalize()}Waiter", WATCHED, 10)
                 queue = runs[name].routes[f"{name} GET /wait"].histograms["queue"].mean or 0.0
                 say.line(f"{WATCHED} clients, {variant.said}: {queue:.0f} ms in the queue ({runs[name].verdict.word})")
-            drained("stall")
+            drained(health("stall"))
             stalled = {
                 "closed": watched(root, "StallAsker", USERS, STALLED_FOR),
                 "open": watched(root, "StallAsker", ARRIVALS, STALLED_FOR, "open"),
