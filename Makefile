@@ -16,7 +16,7 @@ export GATEHOUSE_ENGINE := $(ENGINE)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help new-app up dev down ps doctor logs restart shell show secret load load-headless load-key load-check lesson compare bench test check render reference lock deploy proof rollback releases hosts-up hosts-down test-hosts
+.PHONY: help new-app up dev down ps doctor logs restart shell show secret load load-headless load-key load-check lesson compare bench matrix test check render reference lock deploy proof rollback releases hosts-up hosts-down test-hosts
 
 help: ## this list                   [ALL=1: a line for each verb]
 	@awk -v all='$(ALL)' -F ':.*## ' ' \
@@ -94,7 +94,7 @@ secret: .venv/tools ## keep a local secret          APP=shop NAME=API_KEY
 	@$(STACK) secret $(or $(APP),$(error Type: make secret APP=shop NAME=API_KEY)) $(or $(NAME),$(error Type: make secret APP=shop NAME=API_KEY))
 
 OWN   = $(or $(GATEHOUSE_ROOT),.)/apps
-LOCKS = $(if $(APP),$(OWN)/$(APP)/requirements.in,requirements/*.in compose/gateways/*/requirements.in $(OWN)/*/requirements.in)
+LOCKS = $(if $(APP),$(OWN)/$(APP)/requirements.in,requirements/*.in compose/gateways/*/requirements.in examples/*/requirements.in $(OWN)/*/requirements.in)
 lock: .venv/tests ## requirements.txt with hashes, from .in   [APP=shop: its alone]
 	@for file in $(LOCKS); do \
 	    [ -f "$$file" ] || { echo "error: $$file: no such file. Type: make lock, or APP=one of apps/" >&2; exit 1; }; \
@@ -108,6 +108,9 @@ lock: .venv/tests ## requirements.txt with hashes, from .in   [APP=shop: its alo
 
 check: .venv/tests ## configuration, lint, types, format
 	@.venv/bin/python -m tests.check
+
+matrix: .venv/tests ## every framework on every gateway    [ONLY="django uvicorn"]
+	@.venv/bin/python -m tests.matrix.run $(ONLY)
 
 render: .venv/tools ## write build/ENV/ and start nothing
 	@$(STACK) render

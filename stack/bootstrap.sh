@@ -63,6 +63,15 @@ know_sources() { [ -n "$(sources trixie)" ] || quietly . as_root apt-get -qq upd
 
 # --- venv -----------------------------------------------------------------------------------------------------------
 
+# With BUILD=LOCK, the first of a venv's locks has no wheels, and is compiled with what that one names; it stays nowhere.
+compile() {
+    tools=$(mktemp -d)
+    quietly . "$dir/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r "$BUILD" --target "$tools" &&
+    PYTHONPATH=$tools quietly . "$dir/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --no-build-isolation -r "$1" ||
+        { rm -rf "$tools"; die "pip could not compile $1 (its reasons are above)"; }
+    rm -rf "$tools"
+}
+
 venv() {
     dir=$1; shift
     python=${PYTHON:-python3}
@@ -74,6 +83,7 @@ venv() {
     [ -x "$dir/bin/python" ] || { say "making $dir"; "$python" -m venv "$dir"; }
     for lock; do
         say "installing $lock into $dir"
+        if [ -n "${BUILD:-}" ]; then compile "$lock" && BUILD= && continue; fi
         quietly . "$dir/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r "$lock" ||
             die "pip could not install $lock (its reasons are above). Behind a proxy or a private index? pip's own settings apply: PIP_INDEX_URL, PIP_CERT, pip.conf"
     done

@@ -22,7 +22,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Column, Table
 
-from stack import certs, compose, deliver, docker, docs, images, process, secret_values
+from stack import certs, compose, deliver, docker, docs, gateways, images, process, secret_values
 from stack import dev as develop
 from stack.compose import Compose
 from stack.doctor import examine, findings
@@ -150,6 +150,11 @@ def dev(root: Root = HERE, env: Env = "local") -> int:
         say.line(
             f"{name}: edit {engine.site.apps[name].folder}; breakpoint() waits at port {port} (nc localhost {port})"
         )
+    for plan in engine.site.apps.values():
+        if not plan.gateway.reloads:
+            say.line(
+                f"{plan.name}: {plan.gateway.name} reloads no code. To edit it, set gateway: gunicorn-gthread meanwhile"
+            )
     say.line("a changed app.yml or requirement: make dev again. Back to normal: make up. Ctrl-C ends only these logs")
     return engine.logs(None, tail=0)
 
@@ -366,6 +371,8 @@ def show(root: Root = HERE, env: Env = "local") -> None:
                 shown, source = plan.prefix or "/", "default: its name"
             table.add_row(key, escape(shown), escape(source), style=None if origin or key == "workers" else "dim")
         console.print(table)
+        for note in gateways.notes(plan.app):
+            console.print(f"[yellow]note:[/] {escape(note)}")
 
 
 @verb

@@ -22,7 +22,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from stack import certs, changes, dev, docker, edge, images
+from stack import certs, changes, dev, docker, edge, gateways, images
 from stack.errors import Failed
 from stack.load import AppPlan, Site
 from stack.logs import without_library_frames
@@ -106,6 +106,9 @@ class Compose:
         """Brings the site as it is written now into service; on failure, what ran before runs again."""
         with alone(self.site.root):
             self._preflight()
+            for plan in self.site.apps.values():
+                for note in gateways.notes(plan.app):
+                    say.line(f"{plan.name}: {note}")
             files = self.render()
             built = self._prepare()
             there = self.containers()

@@ -20,8 +20,10 @@ def of(site: Site) -> Site:
 
 
 def edited(site: Site) -> list[AppPlan]:
-    """The apps that `make dev` mounts and reloads: all but those whose own Dockerfile alone knows where their code is."""
-    return [plan for plan in site.apps.values() if site.dev and not (plan.folder / "Dockerfile").is_file()]
+    """The apps that `make dev` mounts and reloads: all but those whose own Dockerfile alone knows where their code is, and
+    those whose gateway cannot reload."""
+    candidates = site.apps.values() if site.dev else ()
+    return [plan for plan in candidates if plan.gateway.reloads and not (plan.folder / "Dockerfile").is_file()]
 
 
 def _plan(plan: AppPlan) -> AppPlan:

@@ -46,7 +46,7 @@ def settings() -> str:
             sections[nested] = "done"
             about = " ".join((nested.__doc__ or "").split())
             text += f"\n### {where}\n\n{about}\n\n{_table(nested, sections, where)}"
-    text += "\n## Gateways\n\n| gateway | interface | takes a second request while the first waits | ends a stuck request | pings WebSockets | the prefix in its path |\n|---|---|---|---|---|---|\n"
+    text += "\n## Gateways\n\nWhat each is good for, and how it stops: [gateways.md](gateways.md).\n\n| gateway | interface | takes a second request while the first waits | ends a stuck request | pings WebSockets | the prefix in its path |\n|---|---|---|---|---|---|\n"
     how = {"process": "another worker only", "thread": "another thread", "loop": "the event loop"}
     for g in gateways.GATEWAYS.values():
         text += f"| `{g.name}` | {g.interface} | {how[g.concurrency]} | {'`timeouts.gateway`' if g.enforces_timeout else 'no: Nginx answers 504, the worker goes on'} | {'every `timeouts.ping`' if g.pings else 'no'} | {'stripped' if g.strip_prefix else 'kept'} |\n"

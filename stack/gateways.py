@@ -6,7 +6,8 @@ engine; each has its reason beside it. Defaults differ from the gateways' own wh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -36,13 +37,30 @@ class Gateway:
     preloads: bool = False
     pings: bool = False
     """Whether it pings WebSocket clients, so that only a lost one is silent."""
+    recycles: bool = True
+    """Whether it replaces workers after `max_requests`."""
+    shortest_ping: int = 0
+    """s. Where this is not 0, it takes whole seconds, at least so many."""
+    heartbeat: bool = False
+    """Whether a worker that gives no sign of life for `timeouts.gateway` is replaced."""
+    jitters: bool = True
+    """Whether it can spread `max_requests`."""
+    streams_bodies: bool = True
+    """Whether an app gets a request's body while it is under way."""
+    reloads: bool = True
+    """Whether it can load changed code by itself, for `make dev`."""
+    needs_docker: bool = False
+    """Whether it is part of the system and not of a virtual environment."""
 
     @property
     def files(self) -> str:
         """Folder of compose/gateways with its lock file and, where it needs one, its configuration."""
-        return "gunicorn" if self.name in ("gunicorn-sync", "gunicorn-gthread") else self.name
+        return SHARED_FILES.get(self.name, self.name)
 
 
+SHARED_FILES = {
+    "gunicorn-sync": "gunicorn", "gunicorn-gthread": "gunicorn", "granian-wsgi": "granian", "granian-asgi": "granian"
+}  # fmt: skip
 CONFIGURATION = "/gateway/conf.py"
 """Where an image has the gateway's own configuration file: what cannot be said by a flag."""
 
@@ -101,6 +119,32 @@ def gunicorn_gevent(app: App, workers: int, prefix: str, listen: str) -> list[st
     return _gunicorn("gevent", app, workers, prefix, listen, "--config", CONFIGURATION, *_script_name(prefix))
 
 
+def mod_wsgi(app: App, workers: int, prefix: str, listen: str) -> list[str]:
+    """Apache with mod_wsgi's daemon processes, of Debian: compose/gateways/mod_wsgi/httpd.conf says what each word is for."""
+    longest = max(app.timeouts.request, *(path.timeout or 0 for path in app.paths.values()), 0)
+    words = {
+        "ENTRY": app.entry,
+        "PREFIX": prefix or "/",
+        "LISTEN": listen,
+        "PROCESSES": workers,
+        "THREADS": app.threads,
+        "THREADS_OF_APACHE": workers * app.threads + 32,
+        "KEEP_ALIVE": app.timeouts.keep_alive,
+        "TIMEOUT": math.ceil(longest) + 5,
+        "GRACEFUL": app.timeouts.graceful,
+        # Python itself stands still: a heartbeat, as gunicorn's --timeout is for threads. A slow request does not miss it.
+        "DEADLOCK": app.timeouts.gateway,
+        "MAX_REQUESTS": app.max_requests,
+        "TRUSTED": TRUSTED_PROXIES.replace(",", " "),
+    }
+    defined = [part for word, value in words.items() for part in ("-C", f"Define {word} {_quoted(str(value))}")]
+    return ["bash", "/gateway/run.sh", "2", "apache2", *defined, "-f", "/gateway/httpd.conf", "-D", "FOREGROUND"]
+
+
+def _quoted(value: str) -> str:
+    return f'"{value}"' if " " in value else value
+
+
 def gunicorn_asgi(app: App, workers: int, prefix: str, listen: str) -> list[str]:
     """Gunicorn's own ASGI worker (since 24.0) on uvloop. It sends no WebSocket pings."""
     # 1 MiB, as uvicorn has here; the default is 16.
@@ -151,6 +195,122 @@ def uvicorn(app: App, workers: int, prefix: str, listen: str) -> list[str]:
     return command
 
 
+def _granian(interface: str, app: App, workers: int, prefix: str, listen: str, *extra: str) -> list[str]:
+    host, port = listen.rsplit(":", 1)
+    return [
+        "python", "-P", CONFIGURATION, app.entry,
+        "--interface", interface,
+        "--host", host, "--port", port,
+        "--workers", str(workers),
+        *extra,
+        "--http", "1", "--loop", "uvloop",
+        "--backlog", "2048",
+        # Connections that a worker accepts at all, idle ones and WebSockets with them: Nginx keeps up to 64 for each of its
+        # own workers, and whom it has no room for waits.
+        "--backpressure", "65536",
+        # It ends idle connections, too: there is no other keep-alive timeout.
+        "--http1-header-read-timeout", str(app.timeouts.keep_alive * 1000),
+        "--workers-kill-timeout", str(app.timeouts.graceful),
+        # Else one lost worker ends all.
+        "--respawn-failed-workers",
+        "--forwarded-allow-ips", TRUSTED_PROXIES,
+        "--no-access-log",
+        "--log-level", "info",
+        *(["--url-path-prefix", prefix] if prefix else []),
+    ]  # fmt: skip
+
+
+def granian_wsgi(app: App, workers: int, prefix: str, listen: str) -> list[str]:
+    """HTTP in Rust, workers x threads requests at a time, connections kept."""
+    return _granian("wsgi", app, workers, prefix, listen, "--blocking-threads", str(app.threads), "--no-ws")
+
+
+def granian_asgi(app: App, workers: int, prefix: str, listen: str) -> list[str]:
+    """HTTP in Rust, the app on uvloop. It sends no WebSocket pings."""
+    return _granian("asgi", app, workers, prefix, listen)
+
+
+def uwsgi(app: App, workers: int, prefix: str, listen: str) -> list[str]:
+    """C, workers x threads requests at a time, connection closed after each. HTTP and not uwsgi_pass, which would collect
+    every chunked upload at the edge. With kept connections (http11-socket) an idle one holds a thread."""
+    longest = max(app.timeouts.request, *(path.timeout or 0 for path in app.paths.values()), 0)
+    command = [
+        "python", "-P", CONFIGURATION, app.entry,
+        "--bind", listen, "--backlog", "2048",
+        "--graceful-timeout", str(app.timeouts.graceful),
+        "--forwarded-allow-ips", TRUSTED_PROXIES,
+        *(["--script-name", prefix] if prefix else []),
+        # From here on uWSGI's own.
+        "--master", "--need-app", "--no-orphans",
+        "--workers", str(workers), "--threads", str(app.threads), "--enable-threads",
+        # Of several workers that wait for a connection, wakes one.
+        "--thunder-lock",
+        "--add-header", "Connection: close",
+        # The default gives up after 4 s in which a body does not come on, or an answer is not taken.
+        "--socket-timeout", str(math.ceil(longest)),
+        # Of a request's line and headers. The default 4096 refuses what Nginx passes on, and this is the most it can.
+        "--buffer-size", "65535",
+        # Only SIGHUP would be graceful.
+        "--hook-master-start", "unix_signal:15 gracefully_kill_them_all",
+        "--worker-reload-mercy", str(app.timeouts.graceful),
+        "--disable-logging",
+    ]  # fmt: skip
+    if not app.preload:
+        command.append("--lazy-apps")
+    if app.max_requests:
+        # Worker n gets n times delta more: a jitter that is no chance.
+        delta = app.max_requests_jitter // workers
+        command += ["--max-requests", str(app.max_requests), "--max-requests-delta", str(delta)]
+    return command
+
+
+def hypercorn(app: App, workers: int, prefix: str, listen: str) -> list[str]:
+    """ASGI by the authors of Quart, on uvloop. Workers are run by compose/gateways/gatehouse_workers.py."""
+    return [
+        "python", "-P", CONFIGURATION, app.entry,
+        "--bind", listen,
+        "--workers", str(workers),
+        "--worker-class", "uvloop",
+        "--backlog", "2048",
+        "--keep-alive", str(app.timeouts.keep_alive),
+        "--websocket-ping-interval", f"{app.timeouts.ping:g}",
+        "--log-level", "info",
+        *_of_ours(app, prefix),
+    ]  # fmt: skip
+
+
+def daphne(app: App, workers: int, prefix: str, listen: str) -> list[str]:
+    """Django Channels' own, on Twisted. It has no workers; compose/gateways/gatehouse_workers.py runs several."""
+    return [
+        "python", "-P", CONFIGURATION, app.entry,
+        "--bind", listen,
+        "--workers", str(workers),
+        "--keep-alive", str(app.timeouts.keep_alive),
+        # It looks at its sockets every 2 s.
+        "--ping-interval", f"{app.timeouts.ping:g}",
+        "--websocket-max-message-size", str(2**20), "--websocket-max-frame-size", str(2**20),
+        # The defaults: a socket ends after a day, and one that the app takes more than 5 s to accept is refused.
+        "--websocket_timeout", "-1", "--websocket_connect_timeout", str(math.ceil(app.timeouts.request)),
+        # The default kills after 10 s what an app does after its answer.
+        "--application-close-timeout", "86400",
+        "--no-server-name",
+        # 1 is an access log.
+        "--verbosity", "0",
+        *_of_ours(app, prefix),
+    ]  # fmt: skip
+
+
+def _of_ours(app: App, prefix: str) -> list[str]:
+    """What compose/gateways/gatehouse_workers.py and gatehouse_behind.py do in the gateway's stead."""
+    recycling = ["--max-requests", str(app.max_requests), "--max-requests-jitter", str(app.max_requests_jitter)]
+    return [
+        "--graceful-timeout", str(app.timeouts.graceful),
+        "--forwarded-allow-ips", TRUSTED_PROXIES,
+        *(recycling if app.max_requests else []),
+        *_root_path(prefix),
+    ]  # fmt: skip
+
+
 def _script_name(prefix: str) -> list[str]:
     return ["--env", f"SCRIPT_NAME={prefix}"] if prefix else []
 
@@ -163,13 +323,54 @@ GATEWAYS = {
     g.name: g
     for g in (
         Gateway(
-            "gunicorn-sync", "wsgi", "process", gunicorn_sync, strip_prefix=False, enforces_timeout=True, preloads=True
+            "gunicorn-sync",
+            "wsgi",
+            "process",
+            gunicorn_sync,
+            strip_prefix=False,
+            enforces_timeout=True,
+            preloads=True,
+            heartbeat=True,
         ),
-        Gateway("gunicorn-gthread", "wsgi", "thread", gunicorn_gthread, strip_prefix=False, preloads=True),
-        Gateway("gunicorn-gevent", "wsgi", "loop", gunicorn_gevent, strip_prefix=False, preloads=True),
-        Gateway("gunicorn-asgi", "asgi", "loop", gunicorn_asgi, strip_prefix=False, preloads=True),
+        Gateway(
+            "gunicorn-gthread", "wsgi", "thread", gunicorn_gthread, strip_prefix=False, preloads=True, heartbeat=True
+        ),
+        Gateway("gunicorn-gevent", "wsgi", "loop", gunicorn_gevent, strip_prefix=False, preloads=True, heartbeat=True),
+        Gateway("gunicorn-asgi", "asgi", "loop", gunicorn_asgi, strip_prefix=False, preloads=True, heartbeat=True),
         Gateway("uvicorn", "asgi", "loop", uvicorn, strip_prefix=True, pings=True),
+        Gateway("uwsgi", "wsgi", "thread", uwsgi, strip_prefix=False, preloads=True),
+        Gateway("granian-wsgi", "wsgi", "thread", granian_wsgi, strip_prefix=False, recycles=False),
+        Gateway("granian-asgi", "asgi", "loop", granian_asgi, strip_prefix=False, recycles=False),
+        Gateway(
+            "mod_wsgi",
+            "wsgi",
+            "thread",
+            mod_wsgi,
+            strip_prefix=False,
+            heartbeat=True,
+            jitters=False,
+            reloads=False,
+            needs_docker=True,
+        ),
+        Gateway("hypercorn", "asgi", "loop", hypercorn, strip_prefix=False, pings=True),
+        Gateway(
+            "daphne", "asgi", "loop", daphne, strip_prefix=False, pings=True, shortest_ping=2, streams_bodies=False
+        ),
     )
 }
+
+
+def notes(app: App) -> Iterator[str]:
+    """What is written in its app.yml and means less, or nothing, with its gateway: a sentence each. What would mean something
+    else is an error (stack/model.py)."""
+    gateway = app.chosen_gateway
+    if "threads" in app.model_fields_set and gateway.concurrency != "thread":
+        yield f"threads: means nothing to {gateway.name}, which has none"
+    if "gateway" in app.timeouts.model_fields_set and not (gateway.heartbeat or gateway.enforces_timeout):
+        yield f"timeouts.gateway: means nothing to {gateway.name}: it watches no worker. Nginx ends a request after timeouts.request"
+    streams = [path for path, behaviour in app.paths.items() if behaviour.stream]
+    if streams and not gateway.streams_bodies:
+        yield f"paths: stream ({', '.join(streams)}) is for answers alone: {gateway.name} takes in a whole body before the app gets any of it"
+
 
 DEFAULT: dict[str, str] = {"wsgi": "gunicorn-gthread", "asgi": "uvicorn"}

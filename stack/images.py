@@ -28,8 +28,10 @@ from stack.say import say
 PRODUCT = Path(__file__).resolve().parent.parent
 DOCKERFILE = PRODUCT / "apps/Dockerfile"
 GATEWAYS = PRODUCT / "compose/gateways"
-TIMING = GATEWAYS / "gatehouse_timing.py"
+SHARED = tuple(GATEWAYS / f"gatehouse_{part}.py" for part in ("timing", "behind", "workers"))
+"""Modules that the gateways' conf.py import, in every image: apps/Dockerfile."""
 PYTHON_IMAGE = "python:3.13-slim-trixie"
+DEBIAN_IMAGE = "debian:trixie-slim"
 
 PULL_PATIENCE = 10.0
 """s. A registry that has not begun to answer by then is out of reach."""
@@ -46,7 +48,7 @@ def name(plan: AppPlan, prefix: str | None = None) -> str:
     The base image counts by name only: after pulling a newer one, `docker image rm` the app's to build on it.
     """
     digest = hashlib.sha256()
-    for part in (recipe(plan).read_bytes(), TIMING.read_bytes(), repr(_arguments(plan)).encode()):
+    for part in (recipe(plan).read_bytes(), *(path.read_bytes() for path in SHARED), repr(_arguments(plan)).encode()):
         digest.update(hashlib.sha256(part).digest())
     for folder, path in ((f, p) for f in (GATEWAYS / plan.gateway.files, plan.folder) for p in sorted(_content(f))):
         mode = path.lstat().st_mode
@@ -62,8 +64,13 @@ def name(plan: AppPlan, prefix: str | None = None) -> str:
 
 
 def recipe(plan: AppPlan) -> Path:
-    """The Dockerfile that the app's image is built with: its own, or the one that apps share."""
-    return own if (own := plan.folder / "Dockerfile").is_file() else DOCKERFILE
+    """The Dockerfile that the app's image is built with: its own, or its gateway's, or the one that apps share."""
+    candidates = (plan.folder / "Dockerfile", GATEWAYS / plan.gateway.files / "Dockerfile", DOCKERFILE)
+    return next(path for path in candidates if path.is_file())
+
+
+def _base_of(plan: AppPlan) -> str:
+    return DEBIAN_IMAGE if recipe(plan).parent.parent == GATEWAYS else PYTHON_IMAGE
 
 
 def _arguments(plan: AppPlan) -> dict[str, str]:
@@ -105,7 +112,7 @@ def ensure(apps: list[AppPlan], bases: list[str], prefix: str | None = None) -> 
     """Makes every image that is missing; returns those of apps that were built."""
     missing = [plan for plan in apps if not exists(name(plan, prefix))]
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(base, [*bases, *([PYTHON_IMAGE] if missing else [])]))
+        list(pool.map(base, {*bases, *(_base_of(plan) for plan in missing)}))
         list(pool.map(lambda plan: _build_app(plan, name(plan, prefix)), missing))
     return [name(plan, prefix) for plan in missing]
 
@@ -123,6 +130,11 @@ def base(image: str) -> None:
     reason = _pull(image)
     if reason is None:
         return
+    if image == DEBIAN_IMAGE:
+        with _base_lock:
+            if not _debian():
+                raise Failed("")  # the script has said why
+        return
     with say.step(f"{image}: {reason}; building it from Debian packages, once, in under a minute"):
         with _base_lock:
             if not _debian():
@@ -137,9 +149,9 @@ _base_lock = threading.Lock()
 @functools.cache  # one attempt a run
 def _debian() -> bool:
     """Makes sure of the image under the others; the script tells what it does, because it may install mmdebstrap."""
-    if exists("debian:trixie-slim"):
+    if exists(DEBIAN_IMAGE):
         return True
-    command = [str(docker.BOOTSTRAP), "base-image", "debian:trixie-slim"]
+    command = [str(docker.BOOTSTRAP), "base-image", DEBIAN_IMAGE]
     return subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode == 0
 
 

@@ -126,6 +126,12 @@ class Process(Strict):
     """s. After SIGTERM the engine waits this long, then kills it."""
 
 
+def _those(interface: str, can: str) -> str:
+    """The interface's gateways that can do it, for people."""
+    found = [g.name for g in gateways.GATEWAYS.values() if g.interface == interface and getattr(g, can)]
+    return " or ".join(found)
+
+
 class App(Strict):
     """One web app: the folder's name is the app's name."""
 
@@ -145,13 +151,14 @@ class App(Strict):
     """Worker processes in each replica. auto: from this app's cpus and memory and the kind of gateway, never from the
     number of cores of the host; `make show` prints the reason."""
     threads: Annotated[int, Field(ge=1, le=256)] = 8
-    """Threads in each worker, where the gateway uses threads (gunicorn-gthread): one request each at a time."""
+    """Threads in each worker, where the gateway uses threads (gunicorn-gthread, uwsgi, granian-wsgi): one request each at a time."""
     preload: bool = False
     """Load the code once, before the workers are forked: 30-44 % less memory, and code that opens connections or starts
-    threads on import breaks. Gunicorn only."""
+    threads on import breaks. Gunicorn and uWSGI only."""
     max_requests: Annotated[int, Field(ge=0)] = 0
     """Replace a worker after about this many requests; 0: never. A cure for leaks, at a price on uvicorn and
-    gunicorn-asgi: requests in flight on a recycled worker's kept connections are lost (148 of 26,000 measured)."""
+    gunicorn-asgi: requests in flight on a recycled worker's kept connections are lost (148 of 26,000 measured). Granian
+    has no such thing."""
     max_requests_jitter: Annotated[int, Field(ge=0)] = 0
     """Spread `max_requests` by up to this many, so that workers are not replaced all at once."""
     timeouts: Timeouts = Timeouts()
@@ -211,7 +218,19 @@ class App(Strict):
             )
         if self.preload and not chosen.preloads:
             raise ValueError(
-                f"preload: {chosen.name} cannot load the code before it starts workers. Remove the key, or choose a gunicorn gateway"
+                f"preload: {chosen.name} cannot load the code before it starts workers. Remove the key, or choose {_those(self.interface, 'preloads')}"
+            )
+        if self.max_requests and not chosen.recycles:
+            raise ValueError(
+                f"max_requests: {chosen.name} replaces no worker after a number of requests. Remove the key, or choose {_those(self.interface, 'recycles')}"
+            )
+        if self.max_requests_jitter and not chosen.jitters:
+            raise ValueError(
+                f"max_requests_jitter: {chosen.name} replaces a worker after exactly `max_requests`. Remove the key"
+            )
+        if (least := chosen.shortest_ping) and (self.timeouts.ping < least or self.timeouts.ping % 1):
+            raise ValueError(
+                f"timeouts.ping: {chosen.name} takes whole seconds, at least {least}, not {self.timeouts.ping:g}"
             )
         if self.interface == "wsgi" and (paths := [p for p, v in self.paths.items() if v.websocket]):
             raise ValueError(

@@ -22,6 +22,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -231,16 +232,38 @@ class Process(Compose):
             if port not in ours and (reason := _refused(address, port)):
                 problems.append(f"environments/{self.site.env}.yml: {key}: {port}: {reason}")
         for plan in self.site.apps.values():
+            if said := self._cannot_compile(plan):
+                problems.append(said)
             for path in map(Path, plan.app.volumes.values()):
                 if not (path.is_dir() and os.access(path, os.W_OK)):
                     problems.append(
                         f"apps/{plan.name}/app.yml: volumes: {path} is no folder that you may write to, and without Docker there are no mounts. Type: sudo install -d -o {os.getuid()} {path}"
                     )
+            if plan.gateway.needs_docker:
+                problems.append(
+                    f"apps/{plan.name}/app.yml: gateway: {plan.gateway.name} is Debian's Apache on Debian's Python, and needs Docker. Type: make up on a machine that has it, or set gateway: gunicorn-gthread"
+                )
             if (plan.folder / "Dockerfile").is_file():
                 problems.append(
                     f"apps/{plan.name}/Dockerfile: an image of its own needs Docker. Type: make up on a machine that has it, or remove the app here"
                 )
         return problems
+
+    def _cannot_compile(self, plan: AppPlan) -> str | None:
+        """Why the app's gateway, of which there are no wheels, cannot be compiled here: a sentence."""
+        made = (self._place().venv(plan) / MADE).is_file()
+        if made or not (images.GATEWAYS / plan.gateway.files / "build.txt").is_file():
+            return None
+        headers = Path(sysconfig.get_path("include"), "Python.h")
+        compiler = os.environ.get("CC", "gcc").split()[0]
+        lacks = [compiler] if not shutil.which(compiler) else []
+        lacks += [f"Python's headers ({headers})"] if not headers.is_file() else []
+        if not lacks:
+            return None
+        return (
+            f"apps/{plan.name}/app.yml: gateway: {plan.gateway.name} is compiled here, and this machine lacks {' and '.join(lacks)}. "
+            "Type: sudo apt-get install gcc libc6-dev python3-dev, or choose another gateway"
+        )
 
     def _prepare(self) -> list[str]:
         """The virtual environment and the copy of the folder of each app, unless they are there."""
@@ -435,12 +458,14 @@ def _app_venv(plan: AppPlan, venv: Path) -> None:
     with say.step(f"{plan.name}: installing its packages"):
         shutil.rmtree(venv, ignore_errors=True)
         try:
-            _venv(venv, images.GATEWAYS / plan.gateway.files / "requirements.txt", plan.folder / "requirements.txt")
+            gateway = images.GATEWAYS / plan.gateway.files
+            _venv(venv, gateway / "requirements.txt", plan.folder / "requirements.txt", build=gateway / "build.txt")
             check = [str(venv / "bin/python"), "-m", "pip", "--disable-pip-version-check", "check"]
             done = subprocess.run(check, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise Failed(f"{plan.name}: its requirements do not fit the gateway's", done.stdout.splitlines()[-15:])
-            shutil.copy(images.TIMING, next(venv.glob("lib/python*/site-packages")))
+            for module in images.SHARED:
+                shutil.copy(module, next(venv.glob("lib/python*/site-packages")))
             (venv / MADE).touch()
         except BaseException:
             shutil.rmtree(venv, ignore_errors=True)
@@ -469,8 +494,9 @@ def _tools(directory: Path, lock: Path) -> None:
         stamp.write_text(wanted)
 
 
-def _venv(directory: Path, *locks: Path) -> None:
-    env = {**os.environ, "PYTHON": sys.executable}
+def _venv(directory: Path, *locks: Path, build: Path | None = None) -> None:
+    """build: lock of what the first of the locks is compiled with; none such file: there are wheels."""
+    env = {**os.environ, "PYTHON": sys.executable, "BUILD": str(build) if build and build.is_file() else ""}
     command = [str(docker.BOOTSTRAP), "venv", str(directory), *map(str, locks)]
     if subprocess.run(command, env=env, check=False).returncode:
         raise Failed("")  # the script has said why

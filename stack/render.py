@@ -64,7 +64,7 @@ class Here:
     def venv(self, plan: AppPlan) -> Path:
         """The virtual environment of an app: named by what it is made from."""
         locks = (images.GATEWAYS / plan.gateway.files / "requirements.txt", plan.folder / "requirements.txt")
-        parts = [self.python, *(path.read_text("utf-8") for path in (*locks, images.TIMING))]
+        parts = [self.python, *(path.read_text("utf-8") for path in (*locks, *images.SHARED))]
         return self.local / "process/venvs" / _digest(*parts)
 
 

@@ -1,7 +1,8 @@
 """The HTTP contract, asked from outside: client -> Nginx -> gateway -> app, for every app folder that claims it.
 
 The fixture `chain` (conftest.py) is a running stack. A new folder below apps/ is under test at once: with
-`contract: full` every route, else the health path.
+`contract: full` every route, else the health path. Where GATEHOUSE_CHAIN names a running site, its apps are under test, and
+GATEHOUSE_APPS may say which of them: "django bottle".
 """
 
 from __future__ import annotations
@@ -19,42 +20,28 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import httpx
 import pytest
 from ruamel.yaml import YAML
 from websockets.sync.client import ClientConnection, connect
 
-from stack.model import App, size_bytes
+from stack.load import AppPlan
+from stack.model import size_bytes
+from tests.conftest import Chain
 
-APPS = Path(__file__).parents[2] / "apps"
+APPS = Path(os.environ.get("GATEHOUSE_CHAIN") or Path(__file__).parents[2]) / "apps"
+ONLY = os.environ.get("GATEHOUSE_APPS", "").split()
 PLAIN, TLS = "http", "https"
-
-
-class RunningApp(Protocol):
-    """What the suite asks of an entry of `chain.apps`."""
-
-    name: str
-    prefix: str
-    """Without a slash at its end; "" for an app at the root of a host."""
-    host: str | None
-    app: App
-
-
-class Chain(Protocol):
-    """What the suite asks of the fixture `chain`."""
-
-    url: str
-    https: str
-    ca: Path
-    apps: Mapping[str, RunningApp]
 
 
 def discovered(contract: str | None = None, interface: str | None = None) -> list[str]:
     """Names of the app folders with this contract and interface; None: any."""
     names = []
     for path in sorted(APPS.glob("*/app.yml")):
+        if ONLY and path.parent.name not in ONLY:
+            continue
         facts = YAML(typ="safe", pure=True).load(path)
         if contract in (None, facts.get("contract", "health")) and interface in (None, facts["interface"]):
             names.append(path.parent.name)
@@ -83,7 +70,7 @@ class ToThisMachine(httpx.HTTPTransport):
         return super().handle_request(here)
 
 
-def address(chain: Chain, app: RunningApp, scheme: str) -> httpx.URL:
+def address(chain: Chain, app: AppPlan, scheme: str) -> httpx.URL:
     """The app's root as a browser would show it."""
     edge = httpx.URL(chain.https if scheme == TLS else chain.url)
     return edge.copy_with(host=app.host or edge.host, path=app.prefix or "/")
@@ -94,12 +81,12 @@ def tls(chain: Chain) -> ssl.SSLContext:
 
 
 @pytest.fixture(params=discovered("full"))
-def app(request: pytest.FixtureRequest, chain: Chain) -> RunningApp:
+def app(request: pytest.FixtureRequest, chain: Chain) -> AppPlan:
     return chain.apps[request.param]
 
 
 @contextmanager
-def browser(chain: Chain, app: RunningApp, scheme: str) -> Iterator[httpx.Client]:
+def browser(chain: Chain, app: AppPlan, scheme: str) -> Iterator[httpx.Client]:
     # From an address of its own, where the chain lets it through: else the edge's and the client's might be the same.
     transport = ToThisMachine(verify=tls(chain), http2=scheme == TLS, local_address="127.0.0.2")
     with httpx.Client(base_url=address(chain, app, scheme), transport=transport, timeout=20) as client:
@@ -107,21 +94,21 @@ def browser(chain: Chain, app: RunningApp, scheme: str) -> Iterator[httpx.Client
 
 
 @pytest.fixture
-def plain(chain: Chain, app: RunningApp) -> Iterator[httpx.Client]:
+def plain(chain: Chain, app: AppPlan) -> Iterator[httpx.Client]:
     """HTTP/1.1."""
     with browser(chain, app, PLAIN) as client:
         yield client
 
 
 @pytest.fixture
-def secure(chain: Chain, app: RunningApp) -> Iterator[httpx.Client]:
+def secure(chain: Chain, app: AppPlan) -> Iterator[httpx.Client]:
     """HTTP/2 over TLS, the certificate verified."""
     with browser(chain, app, TLS) as client:
         yield client
 
 
 @pytest.fixture(params=[PLAIN, TLS])
-def client(request: pytest.FixtureRequest, chain: Chain, app: RunningApp) -> Iterator[httpx.Client]:
+def client(request: pytest.FixtureRequest, chain: Chain, app: AppPlan) -> Iterator[httpx.Client]:
     """Each of the two in turn."""
     with browser(chain, app, request.param) as client:
         yield client
@@ -130,7 +117,7 @@ def client(request: pytest.FixtureRequest, chain: Chain, app: RunningApp) -> Ite
 class Raw:
     """A request exactly as written: no header added, no character of the target encoded, no body sent."""
 
-    def __init__(self, chain: Chain, app: RunningApp, method: str, path: str, headers: Mapping[str, str] = {}) -> None:
+    def __init__(self, chain: Chain, app: AppPlan, method: str, path: str, headers: Mapping[str, str] = {}) -> None:
         url = address(chain, app, PLAIN)
         connection = http.client.HTTPConnection("127.0.0.1", url.port, timeout=20)
         connection.putrequest(method, app.prefix + path, skip_host=True, skip_accept_encoding=True)
@@ -146,7 +133,7 @@ class Raw:
 
 
 @contextmanager
-def websocket(chain: Chain, app: RunningApp, scheme: str, path: str = "/ws") -> Iterator[ClientConnection]:
+def websocket(chain: Chain, app: AppPlan, scheme: str, path: str = "/ws") -> Iterator[ClientConnection]:
     url = address(chain, app, scheme)
     with (
         socket.create_connection(("127.0.0.1", url.port or 0)) as connection,
@@ -180,14 +167,14 @@ def whoami(client: httpx.Client, headers: Mapping[str, str] = {}) -> dict[str, A
 
 
 @every_app
-def test_the_health_path_answers_200(client: httpx.Client, app: RunningApp) -> None:
+def test_the_health_path_answers_200(client: httpx.Client, app: AppPlan) -> None:
     assert client.get(app.app.health).status_code == 200
 
 
 # --- every route's answer ---------------------------------------------------------------------------------------------
 
 
-def test_hello(client: httpx.Client, app: RunningApp) -> None:
+def test_hello(client: httpx.Client, app: AppPlan) -> None:
     answer = client.get("/")
     assert answer.status_code == 200
     if app.app.interface == "wsgi":
@@ -197,7 +184,7 @@ def test_hello(client: httpx.Client, app: RunningApp) -> None:
         assert answer.json() == {"message": "Hello, ASGI!"}
 
 
-def test_head_is_get_without_the_body(chain: Chain, app: RunningApp, plain: httpx.Client) -> None:
+def test_head_is_get_without_the_body(chain: Chain, app: AppPlan, plain: httpx.Client) -> None:
     head = Raw(chain, app, "HEAD", "/")
     assert (head.status, head.text) == (200, "")
     assert head.headers["Content-Length"] == str(len(plain.get("/").content))
@@ -276,7 +263,10 @@ def test_echo_gives_the_body_back_over_http2(secure: httpx.Client) -> None:
     assert secure.post("/echo", content=body).content == body
 
 
-def test_an_upload_reaches_the_app_while_it_is_under_way(plain: httpx.Client) -> None:
+def test_an_upload_reaches_the_app_while_it_is_under_way(app: AppPlan, plain: httpx.Client) -> None:
+    if not app.app.chosen_gateway.streams_bodies:
+        pytest.skip(f"{app.app.chosen_gateway.name} takes in a whole body before the app gets any of it")
+
     def slow() -> Iterator[bytes]:
         yield bytes(2**16)
         time.sleep(1)
@@ -289,12 +279,12 @@ def test_an_upload_reaches_the_app_while_it_is_under_way(plain: httpx.Client) ->
     assert float(took[1]) > 500  # ms; collected at the edge first, it would arrive in one
 
 
-def test_a_body_over_the_apps_limit_gets_413(chain: Chain, app: RunningApp) -> None:
+def test_a_body_over_the_apps_limit_gets_413(chain: Chain, app: AppPlan) -> None:
     over = size_bytes(app.app.body_limit) + 1
     assert Raw(chain, app, "POST", "/", {"Content-Length": str(over)}).status == 413
 
 
-def test_a_chunked_body_over_the_apps_limit_gets_413(plain: httpx.Client, app: RunningApp) -> None:
+def test_a_chunked_body_over_the_apps_limit_gets_413(plain: httpx.Client, app: AppPlan) -> None:
     over = bytes(size_bytes(app.app.body_limit) + 2**16)
     assert plain.post("/", content=chunked(over)).status_code == 413
 
@@ -306,7 +296,7 @@ def test_the_app_may_answer_without_reading_the_body(plain: httpx.Client) -> Non
     assert answers == [405] * 50
 
 
-def test_a_body_over_the_paths_own_limit_gets_413(chain: Chain, app: RunningApp) -> None:
+def test_a_body_over_the_paths_own_limit_gets_413(chain: Chain, app: AppPlan) -> None:
     over = size_bytes(app.app.paths["/echo"].body_limit or app.app.body_limit) + 1
     assert Raw(chain, app, "POST", "/echo", {"Content-Length": str(over)}).status == 413
 
@@ -351,7 +341,7 @@ def test_a_download_starts_before_it_is_complete(plain: httpx.Client) -> None:
 
 @asgi_only
 @pytest.mark.parametrize("scheme", [PLAIN, TLS])
-def test_a_websocket_echoes_text_and_bytes(chain: Chain, app: RunningApp, scheme: str) -> None:
+def test_a_websocket_echoes_text_and_bytes(chain: Chain, app: AppPlan, scheme: str) -> None:
     with websocket(chain, app, scheme) as ws:
         for message in ("hello", "", "žluť", b"\x00\xff", bytes(500_000)):
             ws.send(message)
@@ -359,33 +349,33 @@ def test_a_websocket_echoes_text_and_bytes(chain: Chain, app: RunningApp, scheme
 
 
 @asgi_only
-def test_a_websocket_answers_pings(chain: Chain, app: RunningApp) -> None:
+def test_a_websocket_answers_pings(chain: Chain, app: AppPlan) -> None:
     with websocket(chain, app, PLAIN) as ws:
         assert ws.ping().wait(timeout=10)
 
 
 @asgi_only
 @pytest.mark.parametrize("protocol", ["websocket", "h2c"])
-def test_an_ordinary_path_opens_no_tunnel(chain: Chain, app: RunningApp, protocol: str) -> None:
+def test_an_ordinary_path_opens_no_tunnel(chain: Chain, app: AppPlan, protocol: str) -> None:
     answer = Raw(chain, app, "GET", "/whoami", {**UPGRADE, "Upgrade": protocol})
     assert answer.status == 200
     assert json.loads(answer.text)["app"] == app.name
 
 
 @asgi_only
-def test_a_websocket_path_opens_no_other_tunnel(chain: Chain, app: RunningApp) -> None:
+def test_a_websocket_path_opens_no_other_tunnel(chain: Chain, app: AppPlan) -> None:
     assert Raw(chain, app, "GET", "/ws", {**UPGRADE, "Upgrade": "h2c"}).status in (400, 404, 426)
 
 
 @wsgi_only
-def test_a_wsgi_app_has_no_websocket(chain: Chain, app: RunningApp) -> None:
+def test_a_wsgi_app_has_no_websocket(chain: Chain, app: AppPlan) -> None:
     assert Raw(chain, app, "GET", "/ws", UPGRADE).status == 501
 
 
 # --- what the app sees ------------------------------------------------------------------------------------------------
 
 
-def test_whoami_has_these_keys(client: httpx.Client, app: RunningApp) -> None:
+def test_whoami_has_these_keys(client: httpx.Client, app: AppPlan) -> None:
     seen = whoami(client)
     keys = {"client", "scheme", "host", "prefix", "request_id", "url", "pid", "gateway", "release", "app"}
     assert seen.keys() == keys
@@ -395,7 +385,7 @@ def test_whoami_has_these_keys(client: httpx.Client, app: RunningApp) -> None:
 
 
 @pytest.mark.parametrize("scheme", [PLAIN, TLS])
-def test_the_app_sees_the_address_in_the_browser(chain: Chain, app: RunningApp, scheme: str) -> None:
+def test_the_app_sees_the_address_in_the_browser(chain: Chain, app: AppPlan, scheme: str) -> None:
     with browser(chain, app, scheme) as client:
         seen = whoami(client)
     assert seen["scheme"] == scheme
@@ -427,6 +417,7 @@ def test_all_apps_see_the_same_client(chain: Chain) -> None:
         ("X-Forwarded-Ssl", "on"),
         ("X-Forwarded-Prefix", "/evil"),
         ("X-Script-Name", "/evil"),
+        ("Daphne-Root-Path", "/evil"),
         ("Script-Name", "/evil"),
         ("Script_Name", "/evil"),
         ("Path-Info", "/evil"),
@@ -458,7 +449,7 @@ def test_a_request_has_one_id_from_the_app_to_the_client(client: httpx.Client) -
 
 
 @pytest.mark.parametrize("scheme", [PLAIN, TLS])
-def test_the_app_builds_links_that_lead_back_to_it(chain: Chain, app: RunningApp, scheme: str) -> None:
+def test_the_app_builds_links_that_lead_back_to_it(chain: Chain, app: AppPlan, scheme: str) -> None:
     with browser(chain, app, scheme) as client:
         here = str(client.base_url.join("whoami"))
         assert whoami(client)["url"] == here
@@ -478,7 +469,7 @@ def test_a_slash_too_many_does_not_lead_out_of_the_prefix(client: httpx.Client) 
 
 
 @every_app
-def test_the_prefix_alone_redirects_to_the_app(client: httpx.Client, app: RunningApp) -> None:
+def test_the_prefix_alone_redirects_to_the_app(client: httpx.Client, app: AppPlan) -> None:
     if not app.prefix:
         pytest.skip("at the root")
     bare = client.base_url.copy_with(path=app.prefix)
@@ -499,7 +490,7 @@ def test_the_prefix_alone_redirects_to_the_app(client: httpx.Client, app: Runnin
     ],
 )
 def test_encoded_characters_reach_the_app_as_they_are(
-    chain: Chain, app: RunningApp, path: str, status: int | None
+    chain: Chain, app: AppPlan, path: str, status: int | None
 ) -> None:
     answer = Raw(chain, app, "GET", path)
     assert answer.status in ((400, 422) if status is None else (status,))
@@ -507,14 +498,14 @@ def test_encoded_characters_reach_the_app_as_they_are(
         assert json.loads(answer.text) == {"ms": 10}
 
 
-def test_a_long_query_is_accepted_alike(chain: Chain, app: RunningApp) -> None:
+def test_a_long_query_is_accepted_alike(chain: Chain, app: AppPlan) -> None:
     start = f"{app.prefix}/wait?ms=1&x="
     longest = 8190 - len("GET  HTTP/1.1\r\n")  # of a request line, at Nginx and at the gateways
     assert Raw(chain, app, "GET", f"/wait?ms=1&x={'a' * (longest - len(start))}").status == 200
     assert Raw(chain, app, "GET", f"/wait?ms=1&x={'a' * 8192}").status == 414
 
 
-def test_the_api_docs_work_below_the_prefix_and_offline(client: httpx.Client, app: RunningApp) -> None:
+def test_the_api_docs_work_below_the_prefix_and_offline(client: httpx.Client, app: AppPlan) -> None:
     page = client.get("/docs")
     if page.status_code == 404:
         pytest.skip("has no API docs")
@@ -557,7 +548,7 @@ def test_what_the_app_answers_carries_the_security_headers(
     assert guarded(answer.headers.multi_items())
 
 
-def test_what_the_edge_answers_carries_the_security_headers(chain: Chain, app: RunningApp) -> None:
+def test_what_the_edge_answers_carries_the_security_headers(chain: Chain, app: AppPlan) -> None:
     too_large = Raw(chain, app, "POST", "/", {"Content-Length": str(10 * 2**30)})
     too_long = Raw(chain, app, "GET", f"/?{'a' * 9000}")
     for answer, status in ((too_large, 413), (too_long, 414)):

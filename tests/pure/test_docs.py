@@ -24,7 +24,7 @@ from tests.pure.conftest import ASGI, LOCAL, WSGI
 MODELS: list[type[BaseModel]] = [App, Timeouts, UrlBehaviour, Process, Environment, Tls, Edge, EdgeTimeouts]
 SITES = [REPOSITORY, REPOSITORY / "tests/rendered/site"]
 SCHEMAS = {
-    "app": [path for site in SITES for path in sorted(site.glob("apps/*/app.yml"))],
+    "app": [p for site in SITES for top in ("apps", "examples") for p in sorted(site.glob(f"{top}/*/app.yml"))],
     "environment": [path for site in SITES for path in sorted(site.glob("environments/*.yml"))],
 }
 
@@ -67,7 +67,7 @@ def test_every_file_here_fits_the_schema_that_editors_check_it_with(kind: str, p
 
 
 MARK = "# yaml-language-server: $schema="
-WRITTEN = [*REPOSITORY.glob("apps/*/app.yml"), *REPOSITORY.glob("environments/*.yml")]
+WRITTEN = [p for of in ("apps/*/app.yml", "examples/*/app.yml", "environments/*.yml") for p in REPOSITORY.glob(of)]
 
 
 @pytest.mark.parametrize("path", [path for path in WRITTEN if path.read_text().startswith(MARK)], ids=str)

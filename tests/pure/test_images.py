@@ -131,6 +131,8 @@ def test_two_apps_with_the_same_code_have_their_own_images(draft: Draft) -> None
         (WSGI, "gunicorn-gevent", "gunicorn-gevent"),
         (ASGI, "gunicorn-asgi", "gunicorn-asgi"),
         (ASGI, "uvicorn", "uvicorn"),
+        (ASGI, "hypercorn", "hypercorn"),
+        (ASGI, "daphne", "daphne"),
     ],
 )
 def test_a_gateway_is_installed_from_its_own_lock(draft: Draft, interface: str, gateway: str, folder: str) -> None:
@@ -140,6 +142,16 @@ def test_a_gateway_is_installed_from_its_own_lock(draft: Draft, interface: str, 
     assert "--hash=sha256:" in (images.GATEWAYS / folder / "requirements.txt").read_text()
     command = plan.gateway.command(plan.app, 1, "", "0.0.0.0:8000")
     assert (CONFIGURATION in command) is (images.GATEWAYS / folder / "conf.py").is_file()
+
+
+def test_mod_wsgi_is_built_on_debians_own_python(draft: Draft) -> None:
+    draft.app(f"{WSGI}gateway: mod_wsgi\n")
+    plan = draft.plan()
+    assert images.recipe(plan) == images.GATEWAYS / "mod_wsgi/Dockerfile"
+    assert "libapache2-mod-wsgi-py3" in images.recipe(plan).read_text()
+    assert images._base_of(plan) == "debian:trixie-slim"
+    shop(draft, "Dockerfile").write_text("FROM scratch\n")
+    assert images.recipe(plan) == shop(draft, "Dockerfile")
 
 
 def test_what_docker_ignores_is_written_so_that_both_readers_agree() -> None:

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from stack.cli import cli
+from stack.gateways import GATEWAYS
 from stack.load import unplaced
 from stack.model import App, Environment, Process, Timeouts
 from stack.model import Path as UrlBehaviour
@@ -23,6 +24,9 @@ SIZE = "a whole number and K, M or G, such as 512M"
 URL_PATH = "a path of letters, digits, - . _ ~ that starts with /, such as /api/v2"
 VARIABLE = "letters, digits and _, not a digit first, such as API_KEY"
 HOST = "small letters, digits, - and dots, such as shop.example.com"
+*FIRST, LAST = GATEWAYS
+GATEWAY_NAMES = f"{', '.join(FIRST)} or {LAST}"
+WSGI_NAMES = ", ".join(name for name, gateway in GATEWAYS.items() if gateway.interface == "wsgi")
 
 # The app.yml of each begins with two good lines, so that what is wrong stands in line 3.
 ONE_WRONG_SETTING = {
@@ -38,11 +42,10 @@ ONE_WRONG_SETTING = {
     f"Allowed: {', '.join(Process.model_fields)}",
     # --- a word that is not one of the few
     "gateway: gunicorn": "gateway: 'gunicorn' is not one of these. Did you mean 'gunicorn-sync'? "
-    "Allowed: gunicorn-sync, gunicorn-gthread, gunicorn-gevent, gunicorn-asgi or uvicorn",
-    "gateway: Apache": "gateway: 'Apache' is not one of these. "
-    "Allowed: gunicorn-sync, gunicorn-gthread, gunicorn-gevent, gunicorn-asgi or uvicorn",
+    f"Allowed: {GATEWAY_NAMES}",
+    "gateway: Tomcat": f"gateway: 'Tomcat' is not one of these. Allowed: {GATEWAY_NAMES}",
     "gateway: [uvicorn]": "gateway: [\"uvicorn\"] is not one of these. Did you mean 'uvicorn'? "
-    "Allowed: gunicorn-sync, gunicorn-gthread, gunicorn-gevent, gunicorn-asgi or uvicorn",
+    f"Allowed: {GATEWAY_NAMES}",
     "contract: Full": "contract: 'Full' is not one of these. Did you mean 'full'? Allowed: full or health",
     # --- another kind of value
     "cpus: two": "cpus: should be a number, not 'two'. CPUs each replica may use at most.",
@@ -100,8 +103,7 @@ ONE_WRONG_SETTING = {
     "packages: [libpq5, 'x; reboot']": "packages.1: 'x; reboot' does not fit. "
     "Allowed: the name of a Debian package, such as libpq5",
     # --- settings that do not go together
-    "gateway: uvicorn": "gateway: uvicorn serves asgi apps and this one is wsgi. "
-    "Allowed: gunicorn-sync, gunicorn-gthread, gunicorn-gevent",
+    "gateway: uvicorn": f"gateway: uvicorn serves asgi apps and this one is wsgi. Allowed: {WSGI_NAMES}",
     "paths: {/big.iso: {cache: immutable, stream: true}}": "paths./big.iso.cache: what is kept is neither streamed nor a WebSocket. Remove one",
     "paths: {/static: {cache: revalidate}}": "paths./static.cache: would hold for every URL that starts so, "
     "/static-of-mine as well. Write /static/",
@@ -130,8 +132,19 @@ def test_an_asgi_app_cannot_be_preloaded_by_uvicorn(draft: Draft) -> None:
     draft.app(ASGI + "preload: true\n")
     assert draft.problems() == [
         "apps/shop/app.yml:3: preload: uvicorn cannot load the code before it starts workers. "
-        "Remove the key, or choose a gunicorn gateway"
+        "Remove the key, or choose gunicorn-asgi"
     ]
+
+
+@pytest.mark.parametrize("interface", [WSGI, ASGI])
+def test_granian_recycles_no_workers(draft: Draft, interface: str) -> None:
+    name = "granian-wsgi" if interface == WSGI else "granian-asgi"
+    draft.app(interface + f"gateway: {name}\nmax_requests: 1000\n")
+    (problem,) = draft.problems()
+    assert problem.startswith(
+        f"apps/shop/app.yml:4: max_requests: {name} replaces no worker after a number of requests."
+    )
+    assert ("gunicorn-gthread" if interface == WSGI else "gunicorn-asgi or uvicorn") in problem
 
 
 ONE_WRONG_ENTRY = {
@@ -178,7 +191,7 @@ ONE_WRONG_ENVIRONMENT_SETTING = {
     f"Allowed: {', '.join(UrlBehaviour.model_fields)}",
     "apps: {shop: {replicas: two}}": "apps.shop.replicas: should be a whole number, not 'two'. Containers of this app.",
     "apps: {shop: {gateway: uvicorn}}": "apps.shop.gateway: uvicorn serves asgi apps and this one is wsgi. "
-    "Allowed: gunicorn-sync, gunicorn-gthread, gunicorn-gevent",
+    f"Allowed: {WSGI_NAMES}",
     "apps: {shop: {entry: other:app}}": "apps.shop.entry: no module 'other' in apps/shop/. "
     "Write module:attribute, for example app:app",
     "apps: {shop: {memory: 64M}}": "apps.shop.memory: memory 64M does not hold one worker of worker_memory 96M "

@@ -19,6 +19,7 @@ from stack.gateways import CONFIGURATION
 from stack.images import GATEWAYS
 from stack.load import Site, load_site
 from stack.render import LISTEN, Here, ports, render
+from tests.pure.conftest import WSGI, Draft
 
 INVENTED = Path(__file__).parents[1] / "rendered/site"
 
@@ -194,3 +195,13 @@ def test_somebody_elses_supervisor_is_not_asked(tmp_path: Path) -> None:
         assert supervisor.Supervisor(tmp_path).programs() is None
         tmp_path.chmod(0o700)
         assert supervisor.Supervisor(tmp_path).programs() == []
+
+
+def test_a_gateway_of_the_systems_own_is_refused_with_what_to_type(draft: Draft) -> None:
+    draft.app(f"{WSGI}gateway: mod_wsgi\n")
+    said = [sentence for sentence in process.Process(draft.load()).problems() if "mod_wsgi" in sentence]
+    assert len(said) == 1
+    assert said[0].startswith(
+        "apps/shop/app.yml: gateway: mod_wsgi is Debian's Apache on Debian's Python, and needs Docker"
+    )
+    assert "set gateway: gunicorn-gthread" in said[0]

@@ -1,0 +1,305 @@
+"""What the contract's suite does not ask of a framework on a gateway: at the root of a host, the gateway without Nginx, and
+a replica that is told to stop. tests/matrix/run.py brings up what is asked here."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+
+from stack import docker, process
+from stack.load import AppPlan
+from stack.render import ports
+from stack.supervisor import Supervisor, run_directory
+from tests.chain import test_contract as contract
+from tests.conftest import Chain
+
+FRAMEWORK = os.environ.get("GATEHOUSE_PAIR", "").partition(" ")[0]
+pytestmark = pytest.mark.skipif(not FRAMEWORK, reason="make matrix says what runs")
+SCHEMES = pytest.mark.parametrize("scheme", [contract.PLAIN, contract.TLS])
+
+
+@pytest.fixture
+def app(chain: Chain) -> AppPlan:
+    """Below /a/b, two replicas."""
+    return chain.apps[FRAMEWORK]
+
+
+@pytest.fixture
+def plain(chain: Chain, app: AppPlan) -> Iterator[httpx.Client]:
+    with contract.browser(chain, app, contract.PLAIN) as client:
+        yield client
+
+
+@pytest.fixture
+def at_root(chain: Chain) -> AppPlan:
+    """The same app at the root of a host of its own."""
+    return chain.apps[f"{FRAMEWORK}-root"]
+
+
+# --- prefix -----------------------------------------------------------------------------------------------------------
+
+
+@SCHEMES
+def test_at_the_root_of_a_host_the_app_sees_its_address(chain: Chain, at_root: AppPlan, scheme: str) -> None:
+    assert at_root.prefix == ""
+    contract.test_the_app_sees_the_address_in_the_browser(chain, at_root, scheme)
+    with contract.browser(chain, at_root, scheme) as client:
+        contract.test_hello(client, at_root)
+        contract.test_an_unknown_path_gets_the_apps_own_404(client)
+
+
+@SCHEMES
+def test_at_the_root_of_a_host_links_lead_back(chain: Chain, at_root: AppPlan, scheme: str) -> None:
+    contract.test_the_app_builds_links_that_lead_back_to_it(chain, at_root, scheme)
+    with contract.browser(chain, at_root, scheme) as client:
+        contract.test_a_slash_too_many_does_not_lead_out_of_the_prefix(client)
+    if at_root.app.interface == "asgi":
+        with contract.websocket(chain, at_root, scheme) as ws:
+            ws.send("hello")
+            assert ws.recv(timeout=10) == "hello"
+
+
+def test_the_app_is_below_a_nested_prefix(app: AppPlan) -> None:
+    """The whole contract is asked there."""
+    assert app.prefix == f"/a/b/{FRAMEWORK}"
+
+
+@SCHEMES
+def test_the_client_is_who_connected_to_the_edge(chain: Chain, app: AppPlan, scheme: str) -> None:
+    if not process.running(chain.checkout.root):
+        pytest.skip("a published port hides it")
+    with contract.browser(chain, app, scheme) as client:
+        assert contract.whoami(client)["client"] == "127.0.0.2"
+
+
+# --- the gateway without Nginx ----------------------------------------------------------------------------------------
+
+
+class Replica:
+    """One replica of an app, on either engine."""
+
+    def __init__(self, chain: Chain, app: AppPlan, number: int = 1) -> None:
+        self.run = run_directory(chain.checkout.root)
+        self.program = f"{app.name}.{number}" if process.running(chain.checkout.root) else None
+        self.container = f"{chain.checkout.site.environment.name}-{app.name}-{number}"
+        self.base = "" if app.gateway.strip_prefix else app.prefix
+        if self.program:
+            self.address = "127.0.0.1", ports(chain.checkout.site)[app.name][number - 1]
+        else:
+            form = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+            self.address = docker.run("inspect", "--format", form, self.container).strip(), 8000
+
+    def terminate(self) -> None:
+        """SIGTERM, out of the blue."""
+        if self.program:
+            told = {of["name"]: of["pid"] for of in Supervisor(self.run).programs() or ()}
+            self.pid = told[self.program]
+            os.kill(self.pid, signal.SIGTERM)
+        else:
+            docker.run("kill", "--signal=TERM", self.container)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it ended by itself within this time."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if self.program:
+                if not Path(f"/proc/{self.pid}").exists():
+                    return True
+            elif docker.run("inspect", "--format", "{{.State.Running}}", self.container).strip() == "false":
+                docker.run("start", self.container)
+                return True
+            time.sleep(0.1)
+        return False
+
+
+def converse(address: tuple[str, int], request: str, body: bytes = b"", until: bytes | None = None) -> bytes:
+    """The whole answer to these lines; with `until`, the body is sent once that has come."""
+    with socket.create_connection(address, timeout=10) as connection:
+        connection.sendall(request.replace("\n", "\r\n").encode())
+        answer = b""
+        with contextlib.suppress(ConnectionResetError):
+            while part := connection.recv(65536):
+                answer += part
+                if until and until in answer:
+                    connection.sendall(body)
+                    until = None
+    return answer
+
+
+def edge(chain: Chain) -> tuple[str, int]:
+    return "127.0.0.1", chain.checkout.site.environment.http_port
+
+
+@pytest.fixture
+def gateway(chain: Chain, app: AppPlan) -> Replica:
+    return Replica(chain, app)
+
+
+def test_one_connection_serves_many_requests(gateway: Replica) -> None:
+    connection = http.client.HTTPConnection(*gateway.address, timeout=10)
+    connection.connect()
+    connection.auto_open = 0  # a second connection would be no kept one
+    for method, path, body in [("GET", "/", None), ("GET", "/bytes?n=70000", None), ("POST", "/echo", b"x" * 70000)]:
+        try:
+            connection.request(method, gateway.base + path, body)
+        except http.client.NotConnected:
+            pytest.fail("the connection was closed after an answer")
+        answer = connection.getresponse()
+        assert answer.status == 200
+        answer.read()
+    connection.close()
+
+
+def readable_by_http_1_0(ask: Callable[[str], bytes], base: str, host: str) -> None:
+    head, _, body = ask(f"GET {base}/ HTTP/1.0\nHost: {host}\n\n").partition(b"\r\n\r\n")
+    assert re.match(rb"HTTP/1\.[01] 200", head)
+    assert b"ello, " in body
+    head, _, body = ask(f"GET {base}/events?n=2&ms=10 HTTP/1.0\nHost: {host}\n\n").partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head.lower(), "chunked, which a client of HTTP/1.0 cannot read"
+    assert body.startswith(b"data: ")
+
+
+def continued(ask: Callable[..., bytes], base: str, host: str) -> None:
+    lines = f"Host: {host}\nExpect: 100-continue\nContent-Length: 5\nConnection: close\n\n"
+    try:
+        answer = ask(f"POST {base}/echo HTTP/1.1\n{lines}", b"hello", until=b"\r\n\r\n")
+    except TimeoutError:
+        pytest.fail("no answer until the body is sent")
+    interim, _, rest = answer.partition(b"\r\n\r\n")
+    assert interim.startswith(b"HTTP/1.1 100")
+    assert rest.startswith(b"HTTP/1.1 200")
+    assert b"hello" in rest
+
+
+def test_a_client_of_http_1_0_is_served(chain: Chain, app: AppPlan) -> None:
+    readable_by_http_1_0(partial(converse, edge(chain)), app.prefix, "localhost")
+
+
+def test_the_gateway_itself_serves_http_1_0(gateway: Replica) -> None:
+    readable_by_http_1_0(partial(converse, gateway.address), gateway.base, "localhost")
+
+
+def test_a_client_that_expects_100_continue_gets_it(chain: Chain, app: AppPlan) -> None:
+    continued(partial(converse, edge(chain)), app.prefix, "localhost")
+
+
+def test_the_gateway_itself_says_100_continue(gateway: Replica) -> None:
+    continued(partial(converse, gateway.address), gateway.base, "localhost")
+
+
+def on_a_socket(command: list[str], address: tuple[str, int], path: str) -> list[str] | None:
+    """The gateway's command listening there instead; None: no way is known here."""
+    host, port = address[0], str(address[1])
+    if f"{host}:{port}" in command and command[0] in ("gunicorn", "hypercorn"):
+        return [f"unix:{path}" if part == f"{host}:{port}" else part for part in command]
+    if "--host" in command and "--port" in command:
+        at = command.index("--host")
+        rest = command[:at] + command[at + 2 :]
+        at = rest.index("--port")
+        return [*rest[:at], "--uds", path, *rest[at + 2 :]]
+    return None
+
+
+def test_it_can_listen_on_a_unix_socket(chain: Chain, app: AppPlan, gateway: Replica, tmp_path: Path) -> None:
+    name = app.gateway.name
+    if not gateway.program:
+        pytest.skip(f"{name} listens on TCP alone")
+    if FRAMEWORK not in ("flask", "fastapi"):
+        pytest.skip("of the gateway alone: asked once")
+    rendered = chain.checkout.root / f".local/process/running/{gateway.program}.sh"
+    words = shlex.split(rendered.read_text())[1:]
+    path = f"/tmp/{tmp_path.parent.parent.name}-{os.getpid()}.sock"  # short, because a socket's path must be
+    command = on_a_socket(words[2:], gateway.address, path)
+    if command is None:
+        pytest.skip(f"{name} is run here by a parent of ours that listens on TCP alone")
+    environment = {"PATH": os.environ["PATH"], "HOME": str(Path.home()), "GATEHOUSE_RUN": str(gateway.run)}
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        started = subprocess.Popen(
+            [*words[:2], *command], env=environment, stdout=out, stderr=out, start_new_session=True
+        )
+    try:
+        end = time.monotonic() + 30
+        with httpx.Client(transport=httpx.HTTPTransport(uds=path), timeout=5) as client:
+            while True:
+                with contextlib.suppress(httpx.HTTPError):
+                    assert client.get(f"http://localhost{gateway.base}/healthz").status_code == 200
+                    break
+                assert time.monotonic() < end, log.read_text()
+                assert started.poll() is None, log.read_text()
+                time.sleep(0.1)
+    finally:
+        started.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            started.wait(5)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(started.pid, signal.SIGKILL)
+        started.wait()
+        Path(path).unlink(missing_ok=True)
+
+
+# --- graceful stop ----------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_lost_when_a_replica_is_told_to_stop(chain: Chain, app: AppPlan, plain: httpx.Client) -> None:
+    """SIGTERM, while requests of some seconds are in flight on both replicas and others go on coming."""
+    begun = time.monotonic()
+
+    def wait() -> object:
+        return plain.get("/wait?ms=3000").status_code
+
+    def upload() -> object:
+        def slow() -> Iterator[bytes]:
+            for _ in range(6):
+                yield bytes(2**16)
+                time.sleep(0.5)
+
+        answer = plain.post("/echo", content=slow())
+        return answer.status_code if len(answer.content) == 6 * 2**16 else f"{len(answer.content)} bytes came back"
+
+    def listen() -> object:
+        lines = plain.get("/events?n=10&ms=300").text.count("data: ")
+        return 200 if lines == 10 else f"{lines} of 10 events"
+
+    def others() -> object:
+        statuses: Counter[object] = Counter()
+        while time.monotonic() < begun + 5:
+            statuses[plain.get("/").status_code] += 1
+        return 200 if set(statuses) == {200} else dict(statuses)
+
+    replica = Replica(chain, app, 2)
+    with ThreadPoolExecutor(10) as pool:
+        asked = [pool.submit(what) for what in (wait, wait, upload, upload, listen, listen, others, others)]
+        time.sleep(1)
+        replica.terminate()
+        answers = []
+        for what in asked:
+            try:
+                answers.append(what.result())
+            except httpx.HTTPError as error:
+                answers.append(f"{type(error).__name__} {error}")
+    assert answers == [200] * len(asked)
+    assert replica.wait(app.app.timeouts.stop_grace), "did not end by itself"
+    end = time.monotonic() + 30
+    while True:
+        with contextlib.suppress(OSError):
+            request = f"GET {replica.base}/healthz HTTP/1.0\nHost: localhost\n\n"
+            if b" 200 " in converse(Replica(chain, app, 2).address, request):
+                break
+        assert time.monotonic() < end, "did not come back"
+        time.sleep(0.2)

@@ -1,0 +1,194 @@
+"""What the configurations of Granian and uWSGI mend, each asked without its gateway."""
+
+from __future__ import annotations
+
+import io
+import ipaddress
+import runpy
+import sys
+from collections.abc import Iterator
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+GATEWAYS = REPOSITORY / "compose/gateways"
+
+
+@pytest.fixture
+def uwsgi() -> dict[str, Any]:
+    """uWSGI's conf.py without its last lines, which need uWSGI around them."""
+    source = (GATEWAYS / "uwsgi/conf.py").read_text().partition('\nif __name__ == "__main__":')[0]
+    names: dict[str, Any] = {"__name__": "conf"}
+    exec(compile(source, "conf.py", "exec"), names)
+    return names
+
+
+@pytest.fixture
+def granian(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Granian's conf.py beside a stand-in for Granian, which is not among the tests' packages."""
+    common, signals = SimpleNamespace(load_target=None), SimpleNamespace(set_loop_signals=None, set_sync_signals=None)
+    stand_ins: dict[str, dict[str, Any]] = {
+        "click": {}, "gatehouse_timing": {}, "granian": {"_signals": signals}, "granian.cli": {"cli": None},
+        "granian.server": {"common": common},
+    }  # fmt: skip
+    for name, has in stand_ins.items():
+        module = ModuleType(name)
+        vars(module).update(has)
+        monkeypatch.setitem(sys.modules, name, module)
+    names = runpy.run_path(str(GATEWAYS / "granian/conf.py"), run_name="conf")
+    names["trusted"].append(ipaddress.ip_network("10.0.0.0/8"))
+    return names
+
+
+class Started:
+    """Granian's start_response."""
+
+    def __init__(self) -> None:
+        self.status, self.headers = "200", []  # type: ignore[var-annotated]
+
+    def __call__(self, status: str, headers: Any, exc_info: Any = None) -> Any:
+        self.status, self.headers = status, headers
+        return lambda data: None
+
+
+def environ(**more: Any) -> dict[str, Any]:
+    return {
+        "REQUEST_METHOD": "GET", "PATH_INFO": "/shop/a", "REMOTE_ADDR": "10.0.0.9", "SERVER_PROTOCOL": "HTTP/1.1",
+        "wsgi.url_scheme": "http", "wsgi.input": io.BytesIO(), **more,
+    }  # fmt: skip
+
+
+def lazy(environ: Any, start_response: Any) -> Iterator[bytes]:
+    start_response("418 I'm a teapot", [("X-A", "b")])
+    yield b"a"
+    yield b"b"
+
+
+# --- Granian ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_generators_status_and_headers_are_there_before_granian_sends_any(granian: dict[str, Any]) -> None:
+    start = Started()
+    answer = granian["wsgi"](lazy)(environ(), start)
+    assert (start.status, start.headers) == ("418 I'm a teapot", [("X-A", "b")])
+    assert b"".join(answer) == b"ab"
+
+
+def test_a_line_of_granians_body_is_a_line_and_the_rest_is_not_lost(granian: dict[str, Any]) -> None:
+    body = io.BufferedReader(granian["Body"](io.BytesIO(b"ab\ncdef\ngh"), 10))
+    assert [body.readline(), body.readline(3), body.read()] == [b"ab\n", b"cde", b"f\ngh"]
+
+
+def test_a_body_that_ends_early_is_no_whole_one(granian: dict[str, Any]) -> None:
+    body = io.BufferedReader(granian["Body"](io.BytesIO(b"ab"), 3))
+    with pytest.raises(ConnectionResetError, match="1 bytes before the end"):
+        body.read()
+
+
+@pytest.mark.parametrize("length", ["300000", None])
+def test_what_an_app_leaves_unread_is_taken_in_after_its_answer(granian: dict[str, Any], length: str | None) -> None:
+    body, headers = (
+        io.BytesIO(bytes(300_000)),
+        {"CONTENT_LENGTH": length} if length else {"HTTP_TRANSFER_ENCODING": "x"},
+    )
+
+    def refuses(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("401 Unauthorized", [("Content-Length", "2")])
+        return [b"no"]
+
+    answer = granian["wsgi"](refuses)(environ(**{"wsgi.input": body}, **headers), Started())
+    assert b"".join(answer) == b"no"
+    assert body.tell() == 0
+    answer.close()
+    assert body.tell() == 300_000
+
+
+@pytest.mark.parametrize(("peer", "seen"), [("10.0.0.9", ("9.9.9.9", "https")), ("8.8.8.8", ("8.8.8.8", "http"))])
+def test_granian_believes_the_edge_alone(granian: dict[str, Any], peer: str, seen: tuple[str, str]) -> None:
+    told = {"REMOTE_ADDR": peer, "HTTP_X_FORWARDED_FOR": "9.9.9.9", "HTTP_X_FORWARDED_PROTO": "https"}
+    given = environ(**told)
+    list(granian["wsgi"](lazy)(given, Started()))
+    assert (given["REMOTE_ADDR"], given["wsgi.url_scheme"]) == seen
+    scope = {
+        "type": "http", "client": (peer, 1), "scheme": "http",
+        "headers": [(b"x-forwarded-for", b"9.9.9.9"), (b"x-forwarded-proto", b"https")],
+    }  # fmt: skip
+    granian["believe"](scope)
+    assert (scope["client"][0], scope["scheme"]) == seen
+
+
+# --- uWSGI ------------------------------------------------------------------------------------------------------------
+
+
+def behind(uwsgi: dict[str, Any], app: Any, given: dict[str, Any]) -> tuple[Started, bytes]:
+    options = SimpleNamespace(forwarded_allow_ips="10.0.0.0/8", script_name="/shop")
+    started, server = Started(), SimpleNamespace(connection_fd=lambda: -1, chunked_read=lambda: b"")
+    answer = uwsgi["behind_nginx"](app, options, server)(given, started)
+    said = b"".join(answer)
+    answer.close()
+    return started, said
+
+
+def test_an_answer_of_unknown_length_has_an_end_of_its_own(uwsgi: dict[str, Any]) -> None:
+    started, said = behind(uwsgi, lazy, environ())
+    assert started.headers == [("X-A", "b"), ("Transfer-Encoding", "chunked")]
+    assert said == b"1\r\na\r\n1\r\nb\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "headers", "body"),
+    [
+        ({"SERVER_PROTOCOL": "HTTP/1.0"}, "200 OK", [], b"hello"),
+        ({}, "200 OK", [("content-length", "5")], b"hello"),
+        ({"REQUEST_METHOD": "HEAD"}, "200 OK", [], b""),
+        ({}, "204 No Content", [], b""),
+    ],
+)
+def test_every_other_answer_is_as_it_is(
+    uwsgi: dict[str, Any], request_: Any, status: str, headers: Any, body: bytes
+) -> None:
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        start_response(status, headers)
+        return [b"hello"]
+
+    started, said = behind(uwsgi, app, environ(**request_))
+    assert (started.headers, said) == (headers, body)
+
+
+def test_an_error_before_the_first_part_takes_the_place_of_the_answer(uwsgi: dict[str, Any]) -> None:
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        try:
+            raise KeyError
+        except KeyError:
+            start_response("500 Oops", [("Content-Length", "4")], sys.exc_info())
+        return [b"oops"]
+
+    started, said = behind(uwsgi, app, environ())
+    assert (started.status, started.headers, said) == ("500 Oops", [("Content-Length", "4")], b"oops")
+
+
+def test_the_prefix_and_the_client_are_as_nginx_says(uwsgi: dict[str, Any]) -> None:
+    given = environ(HTTP_X_FORWARDED_FOR="9.9.9.9", HTTP_X_FORWARDED_PROTO="https")
+    behind(uwsgi, lazy, given)
+    assert (given["SCRIPT_NAME"], given["PATH_INFO"]) == ("/shop", "/a")
+    assert (given["REMOTE_ADDR"], given["wsgi.url_scheme"]) == ("9.9.9.9", "https")
+
+
+def test_an_unread_body_is_taken_in_and_a_chunked_one_is_a_file(uwsgi: dict[str, Any]) -> None:
+    body = io.BytesIO(bytes(300_000))
+    behind(uwsgi, lazy, environ(CONTENT_LENGTH="300000", **{"wsgi.input": body}))
+    assert body.tell() == 300_000
+    chunks = iter([b"ab\nc", b"d", b""])
+    assert list(io.BufferedReader(uwsgi["Body"](lambda: next(chunks)))) == [b"ab\n", b"cd"]
+
+
+def test_a_files_parts_are_no_lines(uwsgi: dict[str, Any]) -> None:
+    def app(environ: Any, start_response: Any) -> Any:
+        start_response("200 OK", [("Content-Length", "4")])
+        return io.BytesIO(b"a\nb\n")
+
+    assert behind(uwsgi, app, environ())[1] == b"a\nb\n"
