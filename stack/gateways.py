@@ -45,6 +45,8 @@ class Gateway:
     """Whether a worker that gives no sign of life for `timeouts.gateway` is replaced."""
     jitters: bool = True
     """Whether it can spread `max_requests`."""
+    keeps_alive: bool = True
+    """Whether Nginx may keep connections to it."""
     streams_bodies: bool = True
     """Whether an app gets a request's body while it is under way."""
     reloads: bool = True
@@ -331,6 +333,7 @@ GATEWAYS = {
             enforces_timeout=True,
             preloads=True,
             heartbeat=True,
+            keeps_alive=False,
         ),
         Gateway(
             "gunicorn-gthread", "wsgi", "thread", gunicorn_gthread, strip_prefix=False, preloads=True, heartbeat=True
@@ -338,7 +341,7 @@ GATEWAYS = {
         Gateway("gunicorn-gevent", "wsgi", "loop", gunicorn_gevent, strip_prefix=False, preloads=True, heartbeat=True),
         Gateway("gunicorn-asgi", "asgi", "loop", gunicorn_asgi, strip_prefix=False, preloads=True, heartbeat=True),
         Gateway("uvicorn", "asgi", "loop", uvicorn, strip_prefix=True, pings=True),
-        Gateway("uwsgi", "wsgi", "thread", uwsgi, strip_prefix=False, preloads=True),
+        Gateway("uwsgi", "wsgi", "thread", uwsgi, strip_prefix=False, preloads=True, keeps_alive=False),
         Gateway("granian-wsgi", "wsgi", "thread", granian_wsgi, strip_prefix=False, recycles=False),
         Gateway("granian-asgi", "asgi", "loop", granian_asgi, strip_prefix=False, recycles=False),
         Gateway(
@@ -368,6 +371,10 @@ def notes(app: App) -> Iterator[str]:
         yield f"threads: means nothing to {gateway.name}, which has none"
     if "gateway" in app.timeouts.model_fields_set and not (gateway.heartbeat or gateway.enforces_timeout):
         yield f"timeouts.gateway: means nothing to {gateway.name}: it watches no worker. Nginx ends a request after timeouts.request"
+    if "ping" in app.timeouts.model_fields_set and gateway.interface == "asgi" and not gateway.pings:
+        yield f"timeouts.ping: means nothing to {gateway.name}: it pings no WebSocket"
+    if "keep_alive" in app.timeouts.model_fields_set and not gateway.keeps_alive:
+        yield f"timeouts.keep_alive: means nothing to {gateway.name}: it closes each connection after its answer"
     streams = [path for path, behaviour in app.paths.items() if behaviour.stream]
     if streams and not gateway.streams_bodies:
         yield f"paths: stream ({', '.join(streams)}) is for answers alone: {gateway.name} takes in a whole body before the app gets any of it"

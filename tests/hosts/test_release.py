@@ -280,6 +280,7 @@ def test_a_bad_release_is_undone_everywhere_and_says_why(
 # --- back and forth ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_one_at_a_time_then_back_and_any_release_from_another_controller(
     controller: Controller, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -311,6 +312,7 @@ def test_one_at_a_time_then_back_and_any_release_from_another_controller(
 # --- secrets ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_secrets_reach_the_app_and_nothing_else(controller: Controller, tmp_path: Path) -> None:
     controller.app("flask", secrets=["API_KEY"])
     password = tmp_path / "password"

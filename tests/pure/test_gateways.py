@@ -194,6 +194,13 @@ def test_what_means_nothing_to_a_gateway_is_noted() -> None:
         "timeouts.gateway",
     ]
     assert list(notes(app(gateway="mod_wsgi", **written))) == []
+    kept = {"timeouts": {"keep_alive": 90, "ping": 9}}
+    for gateway in ("gunicorn-sync", "uwsgi"):
+        assert [note.partition(":")[0] for note in notes(app(gateway=gateway, **kept))] == ["timeouts.keep_alive"]
+    assert [note.partition(":")[0] for note in notes(app(interface="asgi", gateway="gunicorn-asgi", **kept))] == [
+        "timeouts.ping"
+    ]
+    assert list(notes(app(interface="asgi", gateway="uvicorn", **kept))) == []
     assert list(notes(app(interface="asgi", gateway="daphne"))) == []
 
 

@@ -19,6 +19,7 @@ from stack.gateways import CONFIGURATION
 from stack.images import GATEWAYS
 from stack.load import Site, load_site
 from stack.render import LISTEN, Here, ports, render
+from tests.conftest import Checkout
 from tests.pure.conftest import WSGI, Draft
 
 INVENTED = Path(__file__).parents[1] / "rendered/site"
@@ -205,3 +206,17 @@ def test_a_gateway_of_the_systems_own_is_refused_with_what_to_type(draft: Draft)
         "apps/shop/app.yml: gateway: mod_wsgi is Debian's Apache on Debian's Python, and needs Docker"
     )
     assert "set gateway: gunicorn-gthread" in said[0]
+
+
+def test_a_gateway_that_is_compiled_says_what_the_machine_lacks(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yml = checkout.app_yml("flask")
+    yml.write_text(yml.read_text().replace("gateway: gunicorn-gthread", "gateway: uwsgi"))
+    engine = process.Process(checkout.site)
+    monkeypatch.setenv("CC", "no-such-compiler -O2")
+    (said,) = [problem for problem in engine.problems() if "is compiled here" in problem]
+    assert said.startswith(
+        "apps/flask/app.yml: gateway: uwsgi is compiled here, and this machine lacks no-such-compiler"
+    )
+    assert said.endswith("Type: sudo apt-get install gcc libc6-dev python3-dev, or choose another gateway")

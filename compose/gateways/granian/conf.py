@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import gatehouse_behind
 import gatehouse_timing
 from granian import _signals
 from granian.cli import cli
@@ -137,25 +138,14 @@ def asgi(app: Any) -> Any:
         if scope["type"] == "lifespan":
             await app(scope, receive, send)
             return
-        believe(scope)
+        if trusts(scope["client"][0]):
+            gatehouse_behind.believe(scope)
         if scope["type"] == "http":
             await http(app, scope, receive, send_and_close(send) if leaving.is_set() else send)
         else:
             await websocket(app, scope, receive, send)
 
     return wrapped
-
-
-def believe(scope: Any) -> None:
-    """The client's address and scheme from what the edge says of them: single values, which it sets itself."""
-    if not trusts(scope["client"][0]):
-        return
-    for name, value in scope["headers"]:
-        if name == b"x-forwarded-for":
-            scope["client"] = (value.decode("latin-1"), 0)
-        elif name == b"x-forwarded-proto" and value in (b"http", b"https"):
-            secure = value == b"https"
-            scope["scheme"] = ("wss" if secure else "ws") if scope["type"] == "websocket" else value.decode()
 
 
 def send_and_close(send: Any) -> Any:
