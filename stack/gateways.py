@@ -84,6 +84,10 @@ def _gunicorn(worker_class: str, app: App, workers: int, prefix: str, listen: st
         "--forwarder-headers", "",
         # The default 4094 answers 414 where Nginx and the ASGI gateways still accept.
         "--limit-request-line", "8190",
+        # The edge alone refuses header fields (nginx/snippets/basics.conf): it adds some to 100 of the client's, and those
+        # of HTTP/2, which it measures compressed, are up to 8/5 of its 8 KB long.
+        "--limit-request-fields", "128",
+        "--limit-request-field_size", "16380",
         # The heartbeat file: fchmod on a disk can block a worker for seconds.
         "--worker-tmp-dir", "/dev/shm",
         # A socket under $HOME that can scale and stop workers; the container is read-only and needs none.

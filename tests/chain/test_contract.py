@@ -311,6 +311,7 @@ def test_events_arrive_one_by_one(client: httpx.Client) -> None:
         assert answer.status_code == 200
         assert answer.headers["Content-Type"].startswith("text/event-stream")
         assert answer.headers["Cache-Control"] in ("no-store", "no-cache")
+        assert "Content-Encoding" not in answer.headers  # httpx would take gzip
         for line in answer.iter_lines():
             if line.startswith("data: "):
                 event = json.loads(line.removeprefix("data: "))

@@ -23,6 +23,8 @@ GUNICORN = [
     "--forwarded-allow-ips", TRUSTED_PROXIES,
     "--forwarder-headers", "",
     "--limit-request-line", "8190",
+    "--limit-request-fields", "128",
+    "--limit-request-field_size", "16380",
     "--worker-tmp-dir", "/dev/shm",
     "--no-control-socket",
     "--log-level", "info",
