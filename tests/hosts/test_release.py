@@ -253,7 +253,11 @@ def unparsable(controller: Controller) -> Callable[[], object]:
     [
         (crash, ["flask: Swarm has given up its update", "RuntimeError: no such table: users"]),
         (deaf, ["fastapi: Swarm has given up its update", "its health path does not answer"]),
-        (unwell, ["flask: Swarm has given up its update", "its health path answers 500"]),
+        pytest.param(
+            unwell,
+            ["flask: Swarm has given up its update", "its health path answers 500"],
+            marks=pytest.mark.long,
+        ),
         (unmigrated, ["flask-release: release_command failed", "column exists"]),
         (unparsable, ["Nginx refuses this configuration", 'unknown directive "sendtimeout"']),
     ],
