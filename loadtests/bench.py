@@ -16,10 +16,9 @@ import platform
 import re
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -98,6 +97,22 @@ threads = [threading.Thread(target=talk) for _ in range(clients)]
 times.sort()
 print(len(times) / seconds, times[len(times) // 2] * 1000, times[len(times) * 99 // 100] * 1000, len(bad))
 """
+
+FIRST = """
+import sys, time, urllib.request
+
+gone, end = False, time.time() + 60
+while time.time() < end:
+    try:
+        urllib.request.urlopen(sys.argv[1], timeout=5).read()
+        if gone:
+            sys.exit(print(time.time()))
+    except OSError:
+        gone = True
+    time.sleep(0.005)
+sys.exit(1)
+"""
+"""When an app that is being restarted answers again, as Unix time."""
 
 
 @dataclass(frozen=True)
@@ -199,21 +214,18 @@ def memory(container: str) -> dict[str, float]:
     return {"total": sum(sizes), "worker": statistics.median(sizes[:WORKERS]), "processes": len(sizes)}
 
 
-def start(container: str, path: str) -> float:
-    """ms from a container's start to its first 200, asked again and again at its own address."""
-    docker.run("restart", "--time=10", container)
-    began, address = docker.run(
-        "inspect",
-        "--format",
-        "{{.State.StartedAt}} {{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}",
-        container,
-    ).split()[:2]
-    since = datetime.fromisoformat(re.sub(r"(\.\d{6})\d*Z$", r"\1+00:00", began)).timestamp()
-    while time.time() < since + 30:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://{address}:8000{path}", timeout=5):
-            return (time.time() - since) * 1000
-        time.sleep(0.005)
-    raise Failed(f"{container} did not answer within 30 s of its start")
+def start(generator: str, container: str, url: str) -> float:
+    """ms from a container's start to its first 200, asked for again and again from the stack's network."""
+    asking = subprocess.Popen(
+        [*docker.client(), "exec", generator, "python", "/tmp/first.py", url], stdout=subprocess.PIPE, text=True
+    )
+    with asking:
+        docker.run("restart", "--time=10", container)
+        answered, _ = asking.communicate()
+    began = docker.run("inspect", "--format", "{{.State.StartedAt}}", container).strip()
+    if asking.returncode:
+        raise Failed(f"{url} did not answer within a minute of its start")
+    return (float(answered) - datetime.fromisoformat(re.sub(r"(\.\d{6})\d*Z$", r"\1+00:00", began)).timestamp()) * 1000
 
 
 # --- loading ---------------------------------------------------------------------------------------------------------
@@ -227,7 +239,7 @@ def client(image: str) -> Iterator[str]:
         "run", "--rm", "--detach", "--name", name, f"--network={PROJECT}_apps", "--entrypoint=sleep", image, "3600"
     )
     try:
-        for file, text in (("upload.lua", UPLOAD), ("echo.py", ECHO)):
+        for file, text in (("upload.lua", UPLOAD), ("echo.py", ECHO), ("first.py", FIRST)):
             docker.run("exec", "--interactive", name, "sh", "-c", f"cat > /tmp/{file}", stdin=text)
         yield name
     finally:
@@ -318,12 +330,12 @@ def main() -> int:
                 for name in targets(LOADS["hello"], "chain"):  # what is loaded at first use is loaded then
                     visit(generator, url(name, LOADS["hello"], "chain"), LOADS["hello"])
                 visits = list(rounds(root, generator))
-            sizes = {name: memory(ids[name]) for name in gateways.GATEWAYS}
-            starts: dict[str, list[float]] = {name: [] for name in gateways.GATEWAYS}
-            for _ in range(STARTS):
-                for name, gateway in gateways.GATEWAYS.items():
-                    prefix = "" if gateway.strip_prefix else f"/{name}"
-                    starts[name].append(start(ids[name], f"{prefix}/healthz"))
+                sizes = {name: memory(ids[name]) for name in gateways.GATEWAYS}
+                starts: dict[str, list[float]] = {name: [] for name in gateways.GATEWAYS}
+                health = Load("/healthz", 1, "")
+                for _ in range(STARTS):
+                    for name in gateways.GATEWAYS:
+                        starts[name].append(start(generator, ids[name], url(name, health, "direct")))
         finally:
             compose.down(root, "local", volumes_of=PROJECT)
     raw = {
