@@ -140,6 +140,7 @@ def app(root: Path, name: str, sample: str, gateway: str, workers: int, users: s
     text += f"cpus: {min(2, os.cpu_count() or 1)}\n" + (
         f"threads: {THREADS}\n" if gateway == "gunicorn-gthread" else ""
     )
+    text += "max_in_flight: 'off'\n"  # the queue is what the lesson is about
     (folder / "app.yml").write_text(text)
     (folder / "loadtest.py").write_text(users)
 

@@ -22,7 +22,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Column, Table
 
-from stack import certs, compose, deliver, docker, docs, gateways, images, process, secret_values
+from stack import certs, compose, deliver, docker, docs, gateways, images, limits, process, secret_values
 from stack import dev as develop
 from stack.compose import Compose
 from stack.doctor import examine, findings
@@ -345,10 +345,12 @@ def check(root: Root = HERE, env: Env = "local") -> None:
 def show(root: Root = HERE, env: Env = "local") -> None:
     """Every effective value, where it came from and, for computed ones, why."""
     site = load_site(root.resolve(), env)
+    effective = site.environment.model_dump(exclude={"apps"})
+    effective["limits"] = limits.of_site(site.environment).model_dump()
     table = Table(
         "environment", "value", "from", title=f"environments/{env}.yml", title_justify="left", box=box.SIMPLE_HEAD
     )
-    for key, value in _flatten(site.environment.model_dump(exclude={"apps"})):
+    for key, value in _flatten(effective):
         table.add_row(
             key,
             escape(_shown(value)),
@@ -365,11 +367,21 @@ def show(root: Root = HERE, env: Env = "local") -> None:
             shown, source = _shown(value), origin or "default"
             if key == "workers":
                 shown, source = str(plan.sizing.workers), f"{source}: {plan.sizing.reason}"
+            elif key == "max_in_flight":
+                bound = limits.in_flight(plan.app, plan.sizing.workers)
+                shown, source = str(bound.number or "off"), f"{source}: {bound.reason}"
+            elif key.startswith("limits.") and (value is None or limits.not_limited(site.environment)):
+                shown, source = str(effective["limits"][key[7:]]), f"limits of environments/{env}.yml"
             elif key == "gateway" and value is None:
                 shown, source = plan.gateway.name, f"default for {plan.app.interface}"
             elif key == "route" and value is None:
                 shown, source = plan.prefix or "/", "default: its name"
-            table.add_row(key, escape(shown), escape(source), style=None if origin or key == "workers" else "dim")
+            table.add_row(
+                key,
+                escape(shown),
+                escape(source),
+                style=None if origin or key in ("workers", "max_in_flight") else "dim",
+            )
         console.print(table)
         for note in gateways.notes(plan.app):
             console.print(f"[yellow]note:[/] {escape(note)}")

@@ -107,6 +107,8 @@ _FORMS = {
     pattern(model.HostName): "small letters, digits, - and dots, such as shop.example.com",
     pattern(model.VariableName): "letters, digits and _, not a digit first, such as API_KEY",
     pattern(model.ServiceName): "small letters, digits and -, at most 32, a letter first, such as worker-2",
+    pattern(model.ConnectionLimit): "a number such as 128, `observe 128` to log only, or off",
+    pattern(model.RateLimit): "a rate such as 20/s or 10/min, `observe 20/s` to log only, or off",
     pattern(model.PackageName): "the name of a Debian package, such as libpq5",
 }
 """What fits each of the model's patterns, in words."""

@@ -58,6 +58,26 @@ def _scalar_text(value: object) -> object:
 VariableValue = Annotated[str, BeforeValidator(_scalar_text, json_schema_input_type=str | int | bool)]
 
 
+def _number_text(value: object) -> object:
+    """A whole number of YAML as text."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+ConnectionLimit = Annotated[
+    str,
+    BeforeValidator(_number_text, json_schema_input_type=str | int),
+    StringConstraints(pattern=r"^(off|(observe )?[1-9][0-9]{0,4})$"),
+]
+"""128, `observe 128` or off."""
+
+RateLimit = Annotated[
+    str,
+    BeforeValidator(_number_text, json_schema_input_type=str),
+    StringConstraints(pattern=r"^(off|(observe )?[1-9][0-9]{0,4}/(s|min))$"),
+]
+"""20/s, 10/min, `observe 20/s` or off."""
+
+
 class Strict(BaseModel):
     """Refuses keys it does not know and values of another type."""
 
@@ -94,6 +114,20 @@ class Timeouts(Strict):
     """s. `release_command` may take this long; then it is stopped and the release with it."""
 
 
+class Limits(Strict):
+    """What one client address may ask at a time and in a time; more is answered 429 by the edge, with Retry-After. The first
+    64 bits of an IPv6 address count. Off is `off`; with `observe` in front of a limit nobody is refused: the access log
+    says who would have been (`REJECTED_DRY_RUN`). A key that is not set is that of the place around: a path's is the app's,
+    an app's the environment's."""
+
+    connections: ConnectionLimit | None = None
+    """Requests in progress at a time, WebSockets and slow bodies included. A browser sends up to 128 at a time over HTTP/2, and
+    an office may have one address. They are counted where the key stands: on the whole site, in this app, on this path. It is
+    what a client that sends its bodies a byte at a time runs into: `client_body_timeout` only runs between two of them."""
+    requests: RateLimit | None = None
+    """Requests in a second or minute; as many more are let through at once. Counted as `connections` are."""
+
+
 class Path(Strict):
     """HTTP behaviour of the URLs that start with this path; everything else of the app keeps the app's own."""
 
@@ -106,6 +140,9 @@ class Path(Strict):
     """s. Replaces `timeouts.request` here: longer for long polls and quiet streams."""
     body_limit: Size | None = None
     """Replaces the app's `body_limit` here."""
+    limits: Limits = Limits()
+    """What one client address may ask here, such as `{requests: 10/min}` of a login. With `stream`, a slow client occupies a
+    worker or thread of a gateway that has no event loop: not set, its streams have half of a replica's at most."""
     cache: Literal["revalidate", "immutable"] | None = None
     """Let Nginx keep answers here: files that are the same for everybody. The app gets GET and HEAD alone, and of the client
     no header and no cookie. revalidate: after 1 to 2 s Nginx asks the app again (ETag, 304), browsers do as the app says, so a
@@ -179,6 +216,12 @@ class App(Strict):
     """Path below the app's prefix that answers 200 when the app can serve. Nothing is sent to a replica before it does."""
     body_limit: Size = "1M"
     """Largest request body; a larger one gets 413 from Nginx and never reaches the app."""
+    limits: Limits = Limits()
+    """What one client address may ask of this app, such as `{requests: 20/s}`; otherwise the environment's `limits` hold."""
+    max_in_flight: Annotated[int, Field(ge=1, le=65535)] | Literal["auto", "off"] = "auto"
+    """Requests that an edge has at each replica at a time at most, those that wait there and WebSockets included. What comes
+    beyond is answered 503 at once, with Retry-After, instead of waiting until nobody wants the answer any more. auto: by the
+    kind of gateway; `make show` prints the reason. off: no limit."""
     paths: dict[UrlPath, Path] = {}
     """Paths below the app's prefix that need other HTTP behaviour: `/ws: {websocket: true}`."""
 
@@ -333,6 +376,20 @@ class Edge(Strict):
     timeouts: EdgeTimeouts = EdgeTimeouts()
 
 
+def _range(text: str) -> str:
+    try:
+        network = ipaddress.ip_network(text)
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is no range of addresses. Allowed: the addresses your balancers have, such as 10.0.0.0/8 or 192.0.2.7"
+        ) from None
+    if not network.prefixlen:
+        raise ValueError(
+            f"{text} is everybody, whose claims would be believed. Write the addresses your balancers have"
+        )
+    return str(network)
+
+
 def _address(text: str) -> str:
     try:
         return str(ipaddress.ip_address(text))
@@ -359,6 +416,14 @@ class Environment(Strict):
     """Published port of HTTPS."""
     tls: Tls = Tls()
     edge: Edge = Edge()
+    trusted_proxies: list[Annotated[str, AfterValidator(_range)]] = []
+    """Addresses and ranges of the balancers or CDN in front of the edge: `[10.0.0.0/8]`. From them alone the client's address
+    (the last one in X-Forwarded-For that is not in this list) and scheme (X-Forwarded-Proto) are believed, for limits, logs,
+    redirects and apps. None: what the edge sees itself counts, and nothing that anybody claims."""
+    limits: Limits | None = None
+    """What one client address may ask of the whole site, such as `{connections: 64, requests: observe 50/s}`. Not set: `{connections: 128, requests: observe 100/s}` on hosts. With engine:
+    compose nothing is limited unless this is set, apps' own limits included, because Docker shows every client under one
+    address there; `limits: {}` is what hosts have. A load test that sends the key of `edge.timing` is never limited."""
     registry: (
         Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]*(:[0-9]+)?(/[a-z0-9][a-z0-9._-]*)*$")] | None
     ) = None

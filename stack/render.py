@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment as Jinja
 from jinja2 import FileSystemLoader, StrictUndefined
 
-from stack import dev, edge, images, model
+from stack import dev, edge, images, limits, model
 from stack.gateways import CONFIGURATION, Gateway
 from stack.load import AppPlan, Site, base_url
 from stack.model import App, Environment, size_bytes
@@ -112,6 +112,11 @@ class RenderedApp:
         return secret_variable(self.name, name)
 
     @property
+    def max_in_flight(self) -> int | None:
+        """See `limits.in_flight`."""
+        return limits.in_flight(self.app, self.workers).number
+
+    @property
     def links(self) -> list[str]:
         """Paths worth a click on the edge's page."""
         full = ["/whoami", "/wait?ms=100", "/events"] if self.app.contract == "full" else []
@@ -170,6 +175,12 @@ def render(site: Site, secret_versions: Mapping[str, str] | None = None, here: H
         http, https = site.environment.http_port, site.environment.https_port
         listen = {"http": f"{bind}:{http}", "https": f"{bind}:{https}", "inside": f"127.0.0.1:{http + INSIDE}"}
     apps = [_app(plan, site, here) for plan in site.apps.values()]
+    site_limits = limits.on_site(site.environment)
+    limited = {
+        (plan.name, path): limits.on_path(site.environment, plan.name, plan.app, plan.sizing.workers, path)
+        for plan in site.apps.values()
+        for path in ("/", *plan.app.paths)
+    }
     groups: dict[str | None, list[RenderedApp]] = {None: []}
     for app in apps:
         groups.setdefault(app.host, []).append(app)
@@ -182,6 +193,9 @@ def render(site: Site, secret_versions: Mapping[str, str] | None = None, here: H
         "size_bytes": size_bytes,
         "ordinary": model.Path(),
         "cache_size": model.cache_size(site.environment, [plan.app for plan in site.apps.values()]),
+        "site_limits": {limit.kind: limit for limit in site_limits},
+        "limits_of": lambda app, path: limited[app, path if (app, path) in limited else "/"],
+        "zones": {limit.zone: limit for found in (site_limits, *limited.values()) for limit in found},
         "has_address": any(_is_address(domain) for domain in site.environment.domains),
         "secret_versions": secret_versions or {},
         "demonstration": (demonstration := _demonstration(site.environment, apps)),

@@ -79,7 +79,10 @@ def of_requests(plan: AppPlan, everybodys: list[Request], since: float) -> Itera
     """What the requests to an app say that ended after `since` (Unix time). What failed before its first answer, to `up`
     mostly, was its start: on this machine nobody else answers meanwhile."""
     mine = [r for r in everybodys if r.app == plan.name and r.time >= since]
-    mine = [r for r in mine[next((i for i, r in enumerate(mine) if r.status not in (502, 504)), 0) :] if not r.ours]
+    refused = [r for r in mine if r.status == 503 and r.tries[-1:] == ("502",)]  # by the edge: no replica took it
+    mine = mine[next((i for i, r in enumerate(mine) if r.status not in (502, 504) and r not in refused), 0) :]
+    mine = [r for r in mine if not r.ours]
+    refused = [r for r in refused if r in mine]
     by_edge = [r for r in mine if not r.tries]  # and no app was asked
     log = f"Its log says why: make logs APP={plan.name}"
     slow, large = [r for r in mine if r.status == 504], [r for r in by_edge if r.status == 413]
@@ -90,7 +93,12 @@ def of_requests(plan: AppPlan, everybodys: list[Request], since: float) -> Itera
             f"got 502: a worker ended meanwhile, or nobody took the connection. {log}",
         ),
         (
-            [r for r in mine if r.status >= 500 and r.status not in (502, 504) and r.tries],
+            refused,
+            "got 503 of the edge: each replica had as many requests as it may have (max_in_flight), or none was in reach. "
+            "Give it more workers, cpus or replicas",
+        ),
+        (
+            [r for r in mine if r.status >= 500 and r.status not in (502, 504) and r.tries and r not in refused],
             f"got an error that is the app's own. {log}",
         ),
         (
@@ -114,6 +122,10 @@ def of_requests(plan: AppPlan, everybodys: list[Request], since: float) -> Itera
         (
             [r for r in by_edge if r.status == 501],
             "wanted a WebSocket, which a WSGI app cannot speak. Make it an asgi app, or ask another one",
+        ),
+        (
+            [r for r in by_edge if r.status == 429],
+            "got 429 of the edge: more at a time, or in a time, than one address may ask (limits). Raise that, or ask less",
         ),
         (
             [r for r in by_edge if r.status == 400],

@@ -98,6 +98,17 @@ def pause(container: str) -> None:
     docker.run("pause", container)
 
 
+def in_reach(container: str) -> str:
+    """An address of one of the chain's containers for requests from here: on the network that this machine has an address
+    on. It has none on the apps' own (compose/local.yml.j2)."""
+    networks = json.loads(docker.run("inspect", "--format", "{{json .NetworkSettings.Networks}}", container))
+    if (reached := "gatehouse-test_edge") not in networks:
+        docker.run("network", "connect", reached, container)
+        networks = json.loads(docker.run("inspect", "--format", "{{json .NetworkSettings.Networks}}", container))
+    address: str = networks[reached]["IPAddress"]
+    return address
+
+
 WITHOUT_DOCKER = os.environ.get("GATEHOUSE_ENGINE") == "process"
 """GATEHOUSE_ENGINE=process has the chain run without containers, on ports of its own."""
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from stack import docker
-from tests.conftest import Chain
+from tests.conftest import Chain, in_reach
 
 LEAVE = 3
 
@@ -29,10 +29,7 @@ class Edge:
             "--read-only", "--tmpfs=/tmp", "--user=101:101", "--volume", f"{folder}:/etc/gatehouse:ro",
             "--entrypoint=bash", like["Config"]["Image"], "-c", script, "edge", str(LEAVE), "30",
         )  # fmt: skip
-        address = docker.run(
-            "inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", name
-        ).strip()
-        self.url = f"http://{address}:8080"
+        self.url = f"http://{in_reach(name)}:8080"
         self.stopped = 0.0
         for _ in range(100):
             if self.health() == "204":
@@ -134,9 +131,7 @@ def test_a_gateway_that_stops_answers_or_refuses(chain: Chain, app: str) -> None
         pytest.skip(f"needs the sample apps/{app}")
     prefix = "" if chain.apps[app].gateway.strip_prefix else chain.apps[app].prefix
     container = f"gatehouse-test-{app}-1"
-    address = docker.run(
-        "inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", container
-    ).strip()
+    address = in_reach(container)
     answers: list[int | str] = []
 
     def ask(path: str) -> None:
@@ -158,6 +153,7 @@ def test_a_gateway_that_stops_answers_or_refuses(chain: Chain, app: str) -> None
     for thread in threads:
         thread.join()
     docker.run("wait", container)
+    docker.run("network", "disconnect", "gatehouse-test_edge", container)
     docker.run("start", container)  # who sends a signal through the engine has it stopped, to the engine's mind
     wait_until_healthy(container)
     # The edge asks DNS once a second, and forgives an address that failed after another one.

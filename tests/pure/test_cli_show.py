@@ -70,6 +70,20 @@ def test_a_number_of_workers_that_was_set_says_where(draft: Draft) -> None:
     assert show(draft)["shop.workers"] == ("7", "environments/local.yml: set by you")
 
 
+def test_limits_say_what_holds(draft: Draft) -> None:
+    draft.app(WSGI + "limits: {requests: 20/s}\n")
+    rows = show(draft)
+    assert rows["limits.connections"] == rows["limits.requests"] == ("off", "default")
+    assert rows["shop.limits.requests"] == ("off", "limits of environments/local.yml")
+    draft.environment(LOCAL + "limits: {connections: 64}\n")
+    rows = show(draft)
+    assert rows["limits.connections"] == ("64", "environments/local.yml")
+    assert rows["limits.requests"] == ("observe 100/s", "default")
+    assert rows["shop.limits.connections"] == ("64", "limits of environments/local.yml")
+    assert rows["shop.limits.requests"] == ("20/s", "apps/shop/app.yml")
+    assert rows["shop.max_in_flight"] == ("144", "default: 16 being served and 128 waiting for them")
+
+
 def test_a_choice_that_was_left_open_shows_what_it_became(draft: Draft) -> None:
     draft.app("interface: asgi\nentry: app:app\n", "api")
     rows = show(draft)
@@ -83,8 +97,9 @@ def test_every_setting_is_shown(draft: Draft) -> None:
     assert rows["shop.host"] == ("not set", "default")
     plan = draft.plan()
     assert {key for key in rows if key.startswith("shop.")} == {
-        *(f"shop.{key}" for key in type(plan.app).model_fields if key != "timeouts"),
+        *(f"shop.{key}" for key in type(plan.app).model_fields if key not in ("timeouts", "limits")),
         *(f"shop.timeouts.{key}" for key in type(plan.app.timeouts).model_fields),
+        *(f"shop.limits.{key}" for key in type(plan.app.limits).model_fields),
     }
 
 

@@ -125,7 +125,7 @@ FINE = {
     "answers": [GOOD, line("/shop/x", 404, "404"), line("/shop/", 302, "302"), line("/shop/ws", 101, "101", 300.0)],
     "the app's own 400 and 413": [line("/shop/", 400, "400"), line("/shop/", 413, "413")],
     "before that time": [GOOD, line("/shop/", 504, "504", at=-5)],
-    "its start": [line("/shop/", 502, "- : -"), line("/shop/", 504, "504 : 504"), GOOD],
+    "its start": [line("/shop/", 502, "- : -"), line("/shop/", 503, "502"), line("/shop/", 504, "504 : 504"), GOOD],
     "another app's": [GOOD, line("/shopping/", 502, "502"), line("/other/", 502, "502")],
     "our own": [GOOD, line("/shop/healthz", 502, "502", user_agent=OURS)],
     "no access log": [
@@ -141,6 +141,16 @@ FINE = {
 @pytest.mark.parametrize("log", FINE.values(), ids=list(FINE))
 def test_of_the_rest_nothing_is_said(draft: Draft, log: list[str]) -> None:
     assert said(draft, log) == []
+
+
+def test_what_the_edge_refuses_is_told_from_what_the_app_does(draft: Draft) -> None:
+    (shed,) = said(draft, [GOOD, line("/shop/", 503, "502")])
+    assert "got 503 of the edge: each replica had as many requests as it may have" in shed.sentence
+    (own,) = said(draft, [GOOD, line("/shop/", 503, "503")])
+    assert "got an error that is the app's own" in own.sentence
+    (limited,) = said(draft, [GOOD, line("/shop/", 429, "")])
+    assert "got 429 of the edge" in limited.sentence
+    assert not limited.wrong
 
 
 def test_an_app_that_never_answers_is_not_starting(draft: Draft) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +40,19 @@ def complaints(site: Site, files: dict[str, str], folder: Path) -> list[str]:
 
 def test_nginx_accepts_it_without_a_warning(rendered: Rendered, tmp_path: Path) -> None:
     assert complaints(rendered.site, rendered.files, tmp_path) == []
+
+
+def test_nginx_accepts_balancers_in_front_of_it(all_rendered: dict[str, Rendered], tmp_path: Path) -> None:
+    for env, rendered in all_rendered.items():
+        trusting = rendered.site.environment.model_copy(update={"trusted_proxies": ["10.20.0.0/16", "2001:db8::/32"]})
+        site = replace(rendered.site, environment=trusting)
+        files = render(site)
+        assert complaints(site, files, tmp_path / env) == []
+        # Whoever speaks plain HTTP is redirected, unless a balancer says that its client does not.
+        for server in parse(files["nginx/site.conf"]).blocks:
+            if server.head == "server" and any(b.has("proxy_pass") for b in server.within()) and env == "fleet":
+                assert server.has("listen 8080")
+                assert any("$to_https" in block.head for block in server.blocks)
 
 
 def test_nginx_accepts_a_hundred_apps_with_long_names(tmp_path: Path) -> None:

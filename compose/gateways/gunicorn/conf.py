@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from typing import Any
 
 from gatehouse_timing import wsgi
@@ -48,22 +49,39 @@ def gthread_closes_its_door(worker: Any) -> None:
     worker.set_accept_enabled = set_accept_enabled
 
 
+PATIENCE = 0.05
+"""s at a worker's door: longer than another one with a free thread would take to open its own."""
+
+
 def gthread_lets_in_whom_it_can_serve(worker: Any) -> None:
-    """Else one process takes connections for which it has no thread, and threads of the others stay free."""
-    accept, enable = worker.accept, worker.set_accept_enabled
+    """Else one process takes connections for which it has no thread, and threads of the others stay free. Where there are none
+    free anywhere, one after another is let in nevertheless: kept connections, each with its next request, would have every
+    thread for themselves, and the engine's health check is among those at the door (14 s, measured)."""
+    accept, enable, closed = worker.accept, worker.set_accept_enabled, 0.0
 
     def all_busy() -> bool:
         idle = len(worker.keepalived_conns) + len(worker.pending_conns)
         return bool(worker.nr_conns - idle >= worker.cfg.threads)
 
     def accept_and_look(listener: Any) -> None:
+        nonlocal closed
         accept(listener)
         if worker.alive and all_busy():
             enable(False)
+            closed = time.monotonic()
+
+    def enable_and_look(enabled: bool) -> None:
+        if enabled and worker.alive and all_busy():
+            enable(False)
+            if time.monotonic() - closed >= PATIENCE:
+                for listener in worker.sockets:
+                    accept_and_look(listener)
+        else:
+            enable(enabled)
 
     # Gunicorn's loop asks for True again and again where it is not so, and a thread that is done wakes it.
     worker.accept = accept_and_look
-    worker.set_accept_enabled = lambda enabled: enable(enabled and not (worker.alive and all_busy()))
+    worker.set_accept_enabled = enable_and_look
 
 
 def sync_answers_who_waits(worker: Any) -> None:
