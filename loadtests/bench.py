@@ -3,7 +3,7 @@
 All gateways run at once, one is loaded at a time, and they take turns within each round, so that what the machine does
 meanwhile hits them alike: read the ratios, not the rates. CPU per request is steadier than either. The load comes from a
 container in the stack's network, because a published loopback port goes through docker-proxy. `ceiling` is Nginx behind
-the same Nginx, which no gateway can reach. About 25 minutes; wants Linux with Docker on it, because the CPU time of a
+the same Nginx, which no gateway can reach. About 20 minutes; wants Linux with Docker on it, because the CPU time of a
 container is read where the kernel keeps it. Writes docs/results/benchmarks.json (raw), docs/benchmarks.md and its plots.
 """
 
@@ -40,7 +40,7 @@ SAMPLE = {"wsgi": "flask", "asgi": "fastapi"}
 WORKERS, THREADS = 2, 8
 KEPT = 64
 """Connections that Nginx keeps to each gateway."""
-ROUNDS, SECONDS = 3, 3
+ROUNDS, SECONDS = 3, 2
 STARTS = 3
 MIB = 2**20
 UPLOAD = f'wrk.method = "POST"\nwrk.body = string.rep("x", {MIB})\n'
@@ -99,15 +99,20 @@ print(len(times) / seconds, times[len(times) // 2] * 1000, times[len(times) * 99
 """
 
 FIRST = """
-import sys, time, urllib.request
+import http.client, socket, sys, time, urllib.parse
 
-gone, end = False, time.time() + 60
+url, gone, end = urllib.parse.urlsplit(sys.argv[1]), False, time.time() + 60
 while time.time() < end:
     try:
-        urllib.request.urlopen(sys.argv[1], timeout=5).read()
-        if gone:
+        # While nobody has the address, a connection would be tried again after 1 s.
+        connection = socket.create_connection((url.hostname, url.port), 0.02)
+        connection.settimeout(5)
+        asked = http.client.HTTPConnection(url.hostname, url.port)
+        asked.sock = connection
+        asked.request("GET", url.path)
+        if asked.getresponse().status == 200 and gone:
             sys.exit(print(time.time()))
-    except OSError:
+    except (OSError, http.client.HTTPException):
         gone = True
     time.sleep(0.005)
 sys.exit(1)
@@ -143,7 +148,7 @@ LOADS = {
 def site(root: Path) -> None:
     """An app for each gateway, from the sample of its interface, and the ceiling."""
     for gateway in gateways.GATEWAYS.values():
-        folder = root / "apps" / gateway.name
+        folder = root / "apps" / app_of(gateway.name)
         ignored = shutil.ignore_patterns("__pycache__", ".venv", "loadtest.py")
         shutil.copytree(REPOSITORY / "apps" / SAMPLE[gateway.interface], folder, ignore=ignored)
         text = (folder / "app.yml").read_text()
@@ -158,6 +163,10 @@ def site(root: Path) -> None:
     (ceiling / "nginx.conf").write_text(CEILING_CONF)
     (ceiling / "app.yml").write_text(f"interface: wsgi\nentry: none:app\npaths: {{/bytes: {{stream: true}}}}\n{cpus()}")
     (root / "environments").mkdir()
+
+
+def app_of(gateway: str) -> str:
+    return gateway.replace("_", "-")  # a host name
 
 
 def cpus() -> str:
@@ -290,8 +299,8 @@ def targets(load: Load, via: str) -> list[str]:
 def url(app: str, load: Load, via: str) -> str:
     """Where it is asked, from the stack's network."""
     if via != "direct":
-        return f"http://edge:8080/{app}{load.path}"
-    return f"http://{app}:8000{'' if gateways.GATEWAYS[app].strip_prefix else f'/{app}'}{load.path}"
+        return f"http://edge:8080/{app_of(app)}{load.path}"
+    return f"http://{app_of(app)}:8000{'' if gateways.GATEWAYS[app].strip_prefix else f'/{app_of(app)}'}{load.path}"
 
 
 def rounds(root: Path, generator: str) -> Iterator[dict[str, float | str]]:
@@ -305,12 +314,12 @@ def rounds(root: Path, generator: str) -> Iterator[dict[str, float | str]]:
                         continue
                     said = []
                     for app in targets(load, via):
-                        drained(f"http://127.0.0.1:{PORT}/{app}/healthz")
-                        before = cpu(pids[app]), cpu(pids["edge"])
+                        drained(f"http://127.0.0.1:{PORT}/{app_of(app)}/healthz")
+                        before = cpu(pids[app_of(app)]), cpu(pids["edge"])
                         made = visit(generator, url(app, load, via), load)
                         used = [
                             after - first
-                            for after, first in zip((cpu(pids[app]), cpu(pids["edge"])), before, strict=True)
+                            for after, first in zip((cpu(pids[app_of(app)]), cpu(pids["edge"])), before, strict=True)
                         ]
                         each = max(made["rps"] * SECONDS, 1)
                         price = {"app_us": used[0] / each * 1e6, "edge_us": used[1] / each * 1e6}
@@ -330,12 +339,12 @@ def main() -> int:
                 for name in targets(LOADS["hello"], "chain"):  # what is loaded at first use is loaded then
                     visit(generator, url(name, LOADS["hello"], "chain"), LOADS["hello"])
                 visits = list(rounds(root, generator))
-                sizes = {name: memory(ids[name]) for name in gateways.GATEWAYS}
+                sizes = {name: memory(ids[app_of(name)]) for name in gateways.GATEWAYS}
                 starts: dict[str, list[float]] = {name: [] for name in gateways.GATEWAYS}
                 health = Load("/healthz", 1, "")
                 for _ in range(STARTS):
                     for name in gateways.GATEWAYS:
-                        starts[name].append(start(generator, ids[name], url(name, health, "direct")))
+                        starts[name].append(start(generator, ids[app_of(name)], url(name, health, "direct")))
         finally:
             compose.down(root, "local", volumes_of=PROJECT)
     raw = {
