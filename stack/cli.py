@@ -128,6 +128,7 @@ def up(root: Root = HERE, env: Env = "local") -> int:
     """Run the whole chain on this machine; apply what has changed since. Not 0 when an app is not healthy after it."""
     engine = _engine(root, env, starting=True)
     engine.up()
+    engine.settle()
     code = _table(engine)
     environment = engine.site.environment
     console.print(f"\nOpen [bold]{base_url(engine.site.environment)}/[/]   (make ps, logs, shell APP=..., load, down)")

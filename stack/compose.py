@@ -143,6 +143,15 @@ class Compose:
             else:
                 say.line("nothing has changed, nothing was restarted")
 
+    def settle(self) -> None:
+        """Waits for what began to start before `up`, and is not this change's: half a minute at most, and for nothing that
+        has crashed since."""
+        end = time.monotonic() + READY_MARGIN
+        while time.monotonic() < end:
+            if not any(c.health == "starting" and c.state == "running" and not c.restarts for c in self.containers()):
+                return
+            time.sleep(0.3)
+
     def logs(self, app: str | None, tail: int = 100) -> int:
         """Follows the log of one service or of all, from each one's last lines on."""
         only = [self._service(app)] if app else []

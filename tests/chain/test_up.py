@@ -108,6 +108,11 @@ def test_a_day_with_one_app(site: Checkout) -> None:
     assert containers() == first
     assert httpx.get(f"{URL}/flask/").text == "Hello, WSGI!"
 
+    # Or has just started it himself: what is starting is waited for, and is no fault.
+    docker.run("restart", "--time=5", first["flask"])
+    site.run("up")
+    assert "nothing was restarted" in site.output
+
     # HTTP behaviour changed: the edge reloads, and no container is replaced. A keep-alive client does not notice.
     with httpx.Client() as client:
         assert client.post(f"{URL}/flask/healthz", content=b"x" * 2 * 2**20).status_code == 413
