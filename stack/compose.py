@@ -34,6 +34,9 @@ from stack.source import Source
 READY_MARGIN = 30.0
 """s. What `up` allows beyond the slowest app's `timeouts.start`, for the health check's own retries."""
 
+SETTLE = 20.0
+"""s. So long `up` waits at its end for what it has not changed, before it says how everything is."""
+
 OLDEST_ENGINE = 25
 """Major version: the first that checks a starting container's health more often than a running one's."""
 
@@ -144,11 +147,11 @@ class Compose:
                 say.line("nothing has changed, nothing was restarted")
 
     def settle(self) -> None:
-        """Waits for what began to start before `up`, and is not this change's: half a minute at most, and for nothing that
-        has crashed since."""
-        end = time.monotonic() + READY_MARGIN
+        """Waits for what began to start before `up`, or has just crashed, and is not this change's."""
+        end = time.monotonic() + SETTLE
         while time.monotonic() < end:
-            if not any(c.health == "starting" and c.state == "running" and not c.restarts for c in self.containers()):
+            undecided = [c for c in self.containers() if not c.ready and c.state in ("running", "restarting")]
+            if not [c for c in undecided if c.health != "unhealthy"]:
                 return
             time.sleep(0.3)
 

@@ -252,7 +252,11 @@ def unparsable(controller: Controller) -> Callable[[], object]:
     ("broken", "reasons"),
     [
         (crash, ["flask: Swarm has given up its update", "RuntimeError: no such table: users"]),
-        (deaf, ["fastapi: Swarm has given up its update", "its health path does not answer"]),
+        pytest.param(
+            deaf,
+            ["fastapi: Swarm has given up its update", "its health path does not answer"],
+            marks=pytest.mark.long,
+        ),
         pytest.param(
             unwell,
             ["flask: Swarm has given up its update", "its health path answers 500"],
