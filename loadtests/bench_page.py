@@ -10,6 +10,7 @@ from html import escape as html
 from pathlib import Path
 from typing import Any
 
+from stack.gateways import GATEWAYS
 from stack.say import say
 
 Raw = Mapping[str, Any]
@@ -82,8 +83,6 @@ OF_CEILING = {
     "granian-wsgi": 0.28,
     "granian-asgi": 0.28,
 }
-CONNECTS_ANEW = ("gunicorn-sync", "uwsgi")
-"""They close each connection, so that Nginx opens one for each request: no fault of the chain's."""
 
 
 def checks(raw: Raw) -> Iterator[Check]:
@@ -107,7 +106,7 @@ def checks(raw: Raw) -> Iterator[Check]:
         )
         if name in OF_CEILING:
             yield from check("hello: of the ceiling", ratio(hello, of(raw, "ceiling", "hello")), OF_CEILING[name])
-        if name not in CONNECTS_ANEW:
+        if GATEWAYS[name].keeps_alive:  # else Nginx opens a connection for each request: no fault of the chain's
             yield from check("hello: CPU of Nginx, us", spread(of(raw, name, "hello", "edge_us")), most=90)
         if facts["interface"] == "asgi":
             yield from check("hello: connections kept / not", ratio(hello, of(raw, name, "hello", via="unkept")), 1.4)
