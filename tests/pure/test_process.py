@@ -55,7 +55,7 @@ def test_the_site_differs_in_what_it_listens_on_and_where_replicas_are(site: Sit
     environment = site.environment
     allowed = (environment.http_port, environment.https_port, environment.http_port + 999)
     assert {int(address.rpartition(":")[2]) for address in listens} <= set(allowed)
-    servers = re.findall(r"server 127\.0\.0\.1:(\d+) max_fails=1 fail_timeout=1s max_conns=\d+;", processes)
+    servers = re.findall(r"server 127\.0\.0\.1:(\d+) max_fails=10 fail_timeout=1s max_conns=\d+;", processes)
     assert sorted(map(int, servers)) == sorted(port for held in ports(site).values() for port in held)
 
 
