@@ -16,7 +16,7 @@ export GATEHOUSE_ENGINE := $(ENGINE)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help new-app up dev down ps doctor logs restart shell show secret load load-headless load-key load-check lesson compare bench matrix test check render reference lock deploy proof rollback releases hosts-up hosts-down test-hosts
+.PHONY: help new-app up dev down ps doctor logs restart shell show secret load load-headless load-key load-check lesson compare bench matrix test check audit render reference lock deploy proof rollback releases hosts-up hosts-down test-hosts
 
 help: ## this list                   [ALL=1: a line for each verb]
 	@awk -v all='$(ALL)' -F ':.*## ' ' \
@@ -44,8 +44,8 @@ ps: .venv/tools ## each app: URL, gateway, workers, health
 doctor: .venv/tools ## what is wrong or runs badly here, and how to mend it
 	@$(STACK) doctor
 
-logs: .venv/tools ## follow the logs            [APP=flask]
-	@$(STACK) logs $(APP)
+logs: .venv/tools ## follow the logs            [APP=flask] [ID=a request]
+	@$(STACK) logs $(APP) $(if $(ID),--id $(ID))
 
 restart: .venv/tools ## restart one app             APP=flask
 	@$(STACK) restart $(or $(APP),$(error Type: make restart APP=flask))
@@ -109,6 +109,9 @@ lock: .venv/tests ## requirements.txt with hashes, from .in   [APP=shop: its alo
 check: .venv/tests ## configuration, lint, types, format
 	@.venv/bin/python -m tests.check
 
+audit: .venv/deploy-tests .local/audit/venv ## every scanner that is installed, one table    [ONLY="gixy testssl"]
+	@.venv/bin/python -m tests.audit $(ONLY)
+
 matrix: .venv/tests ## every framework on every gateway    [ONLY="django uvicorn"]
 	@.venv/bin/python -m tests.matrix.run $(ONLY)
 
@@ -155,3 +158,6 @@ test-hosts: .venv/deploy-tests ## provisioning and deploys, on such machines
 
 .venv/deploy-tests: requirements/deploy-tests.txt .venv/tests
 	@PYTHON=$(PYTHON) stack/bootstrap.sh venv .venv requirements/deploy-tests.txt && touch $@
+
+.local/audit/venv: requirements/audit.txt
+	@PYTHON=$(PYTHON) stack/bootstrap.sh venv $@ requirements/audit.txt && touch $@

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import secrets as random_secrets
 import signal
 import subprocess
@@ -220,12 +221,24 @@ def logs(
     app: Annotated[str | None, typer.Argument(help="One service; not given: all.")] = None,
     root: Root = HERE,
     env: Env = "local",
+    id: Annotated[
+        str | None, typer.Option(help="What all logs say of one request: X-Request-ID of its answer.")
+    ] = None,
 ) -> int:
-    """Follow the logs."""
+    """Follow the logs; or what they say of one request."""
     engine = _engine(root, env)
     if not engine.containers():
         raise Failed("the stack is not running. Type: make up")
-    return engine.logs(app)
+    if id is None:
+        return engine.logs(app)
+    if not re.fullmatch("[0-9a-f]{8,32}", id):
+        raise Failed(f"{id!r} is no request's id: 32 digits and letters a to f, as X-Request-ID of an answer has it")
+    lines = engine.of_request(id, app)
+    for service, line in lines:
+        say.log(service, line, whole=True)
+    if not lines:
+        raise Failed(f"no log has {id}. Each keeps its last 30 MB, and those of containers that were replaced are gone")
+    return 0
 
 
 @verb

@@ -25,7 +25,7 @@ from ruamel.yaml import YAML
 from stack import certs, changes, dev, docker, edge, gateways, images
 from stack.errors import Failed
 from stack.load import AppPlan, Site
-from stack.logs import without_library_frames
+from stack.logs import of_request, without_library_frames
 from stack.model import PLACEHOLDERS
 from stack.render import NGINX_IMAGE, SECRETS_AS_ENV, render, write
 from stack.say import say
@@ -173,6 +173,17 @@ class Compose:
                 with contextlib.suppress(PermissionError):  # sudo's
                     log.terminate()
         return 0
+
+    def of_request(self, request_id: str, app: str | None) -> list[tuple[str, str]]:
+        """Service and line of what logs say of one request, on its way: the edge's first."""
+        services = [self._service(app)] if app else self._services()
+        there = sorted(self.containers(), key=lambda container: container.service != "edge")
+        return [
+            (container.service, line)
+            for container in there
+            if container.service in services
+            for line in of_request(self.log(container.id, 10**9), request_id)
+        ]
 
     def restart(self, app: str) -> None:
         """Restarts one app's containers."""

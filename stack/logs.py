@@ -21,6 +21,22 @@ def without_library_frames(log: list[str]) -> list[str]:
     return kept
 
 
+def of_request(log: list[str], request_id: str) -> list[str]:
+    """The lines that carry the id, each with the traceback that follows it."""
+    kept, inside, raised = [], False, False
+    for line in log:
+        if request_id in line:
+            inside, raised = True, False
+        elif inside:
+            begins = line.startswith("Traceback (")
+            more = re.match(r"\s|$|During handling of the above|The above exception was", line)
+            inside = begins or bool(more) or raised  # the exception itself is not indented
+            raised = begins or bool(raised and more)
+        if inside:
+            kept.append(line)
+    return kept
+
+
 def request(line: str) -> tuple[str, int, str] | None:
     """A line of the edge's access log (nginx/snippets/access-log.conf) for people: the app that it concerns, "edge" where no
     app was asked, the status, and a text; None where the line is something else."""

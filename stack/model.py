@@ -363,8 +363,10 @@ class Edge(Strict):
     upstream_keepalive: Annotated[int, Field(ge=0, le=4096)] = 64
     """Idle connections that each Nginx worker keeps to each app: at least the requests in flight per worker. 0 costs
     two thirds of the throughput of a fast app."""
-    memory: Size = "256M"
-    """Memory at most, temporary files of request bodies included."""
+    memory: Size = "512M"
+    """Memory at most. Half of it is the place where larger request bodies wait until they are whole, and answers until slow
+    clients have read them, 1 MB of each at most: so one client address, with its 128 `connections`, does not fill it by
+    bodies of 1M. Where it is full, a body of more than 16 KB gets 500, and everything else goes on."""
     timing: Annotated[str, StringConstraints(pattern=r"^(open|off|md5:[A-Za-z0-9_-]{22})$")] = "off"
     """Who gets `Server-Timing` on answers (how long edge, gateway and app took): off (nobody), open (everybody) or
     md5:... (a load test that knows the key of this hash; `make load-key` makes both)."""

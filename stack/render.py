@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import ipaddress
 import json
@@ -210,7 +211,13 @@ def render(site: Site, secret_versions: Mapping[str, str] | None = None, here: H
         "listen": listen,
         "ports": ports(site) if here else {},
     }
-    files = {"nginx/site.conf": _template("nginx/site.conf.j2", facts)}
+    pages = {
+        str(path.relative_to(PRODUCT)): path.read_text("utf-8") for path in (PRODUCT / "nginx/pages").glob("error.*")
+    }
+    if site.environment.edge.index:
+        pages["nginx/pages/index.html"] = _template("nginx/pages/index.html.j2", facts, html=True)
+    facts["csp_of_edge"] = _csp("".join(pages.values()), demonstration, site.environment.http_port)
+    files = {"nginx/site.conf": _template("nginx/site.conf.j2", facts), **pages}
     if not here:
         files["stack.yml"] = _template("compose/stack.yml.j2", facts)
     if here:
@@ -222,13 +229,7 @@ def render(site: Site, secret_versions: Mapping[str, str] | None = None, here: H
         for app in apps:
             if app.app.release_command:
                 files[f"jobs/{app.name}.yml"] = _template("compose/job.yml.j2", {**facts, "app": app})
-    if site.environment.edge.index:
-        files["nginx/pages/index.html"] = _template("nginx/pages/index.html.j2", facts, html=True)
-    static = [
-        PRODUCT / "nginx/nginx.conf",
-        *(PRODUCT / "nginx/snippets").glob("*.conf"),
-        *(PRODUCT / "nginx/pages").glob("error.*"),
-    ]
+    static = [PRODUCT / "nginx/nginx.conf", *(PRODUCT / "nginx/snippets").glob("*.conf")]
     if not (demonstration and demonstration.names):
         static.remove(PRODUCT / "nginx/snippets/demonstration.conf")
     files |= {str(path.relative_to(PRODUCT)): path.read_text("utf-8") for path in static}
@@ -236,6 +237,20 @@ def render(site: Site, secret_versions: Mapping[str, str] | None = None, here: H
         moved = {name: text.replace("/tmp/", f"{here.run}/") for name, text in files.items() if name.endswith(".conf")}
         files |= {name: text for name, text in moved.items() if name.startswith("nginx/")}
     return dict(sorted(files.items()))
+
+
+def _csp(pages: str, demonstration: Demonstration | None, port: int) -> str:
+    """The Content-Security-Policy under which these pages work, and nothing else does."""
+    sources: dict[str, list[str]] = {"default-src": ["'none'"]}
+    for kind in ("style", "script"):
+        found = re.findall(rf"<{kind}>(.*?)</{kind}>", pages, re.DOTALL)
+        hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in found]
+        sources[f"{kind}-src"] = [f"'sha256-{digest}'" for digest in hashes]
+    if demonstration:
+        names = [f"http://*.{demonstration.names}:{port}"] if demonstration.names else []
+        sources["connect-src"] = ["'self'", *names]
+    sources |= {"img-src": ["'self'"], "base-uri": ["'none'"], "form-action": ["'none'"], "frame-ancestors": ["'self'"]}
+    return "; ".join(f"{name} {' '.join(values)}" for name, values in sources.items() if values)
 
 
 def _demonstration(environment: Environment, apps: list[RenderedApp]) -> Demonstration | None:

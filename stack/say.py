@@ -28,9 +28,9 @@ class _Say:
         with self._lock:
             console.print(f"  {text}", markup=False)
 
-    def log(self, service: str, text: str) -> None:
-        """A line of a service's log, each app's name in a colour of its own; the edge's, as requests of the app."""
-        if told := logs.request(text):
+    def log(self, service: str, text: str, whole: bool = False) -> None:
+        """A line of a service's log, each app's name in a colour of its own; the edge's, unless whole, as requests of the app."""
+        if not whole and (told := logs.request(text)):
             service, status, text = told
             style = "red" if status >= 500 else "yellow" if status >= 400 else "dim"
         else:

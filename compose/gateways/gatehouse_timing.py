@@ -1,4 +1,5 @@
-"""How long an app takes until its answer begins, told to the edge: for any WSGI or ASGI app, without a change to its code.
+"""How long an app takes until its answer begins, told to the edge, and which request a line of its log is of: for any WSGI or
+ASGI app, without a change to its code.
 
 Each gateway's conf.py wraps the app in one of these. The duration is in ms, on this process's own clock, so that hosts
 with different clocks do not matter; the edge turns it into `Server-Timing` or drops it (nginx/snippets/timing.conf).
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import logging
 from time import perf_counter
 from typing import Any
 
@@ -20,8 +22,11 @@ STARTS = ("http.response.start", "websocket.accept", "websocket.http.response.st
 def wsgi(app: Any) -> Any:
     """`app`, which says in its answer's header how long it took until then: `app;dur=12.345`."""
 
+    mark_log()
+
     def timed(environ: Any, start_response: Any) -> Any:
         start = perf_counter()
+        request_id.set(environ.get("HTTP_X_REQUEST_ID", ""))
 
         def told(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
             took = f"app;dur={(perf_counter() - start) * 1000:.3f}"
@@ -48,6 +53,7 @@ def asgi(app: Any) -> Any:
     """`app`, which says in its answer's header how long it took until then, and how much of that it waited for a thread
     of AnyIO's pool, as FastAPI's `def` routes do: `app;dur=12.345, pool;dur=0.120`."""
     count_waits()
+    mark_log()
 
     async def timed(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -55,6 +61,9 @@ def asgi(app: Any) -> Any:
             return
         start, waited = perf_counter(), Waits()
         waits.set(waited)
+        request_id.set(
+            next((value.decode("latin-1") for name, value in scope.get("headers", ()) if name == b"x-request-id"), "")
+        )
 
         async def told(message: Any) -> None:
             if message["type"] in STARTS:
@@ -96,3 +105,29 @@ def count_waits() -> None:
 
     counted.waits_are_counted = True  # type: ignore[attr-defined]
     to_thread.run_sync = counted
+
+
+request_id: contextvars.ContextVar[str] = contextvars.ContextVar("gatehouse_request_id", default="")
+"""Of the request at hand, as the edge's access log and the answer have it."""
+
+
+def mark_log() -> None:
+    """Has `logging` end each record's first line with the id of the request that it was written in, whatever the app's own
+    format is; the gateway's own records of an app that failed, too. Lines of JSON stay as they are."""
+    formatted = logging.Formatter.format
+    if hasattr(formatted, "marks_requests"):
+        return
+
+    @functools.wraps(formatted)
+    def marked(self: logging.Formatter, record: logging.LogRecord) -> str:
+        text, known = formatted(self, record), request_id.get()
+        of_worker = (
+            record.name == "gunicorn.error" and record.levelno <= logging.INFO
+        )  # "Worker exiting", after a request
+        if not known or known in text or text.startswith("{") or of_worker:
+            return text
+        first, newline, rest = text.partition("\n")
+        return f"{first} [request {known}]{newline}{rest}"
+
+    marked.marks_requests = True  # type: ignore[attr-defined]
+    logging.Formatter.format = marked  # type: ignore[method-assign]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from tests.conftest import Chain
@@ -49,3 +50,20 @@ def test_an_error_page_names_the_request(chain: Chain, page: Page) -> None:
     expect(page.locator("body")).to_contain_text("No app answers here.")
     expect(page.locator("code")).to_contain_text(response.headers["x-request-id"])
     keep(page, "error", 400)
+
+
+@pytest.mark.parametrize("path", ["/", "/nothing-here"])
+def test_the_edges_pages_work_under_its_own_policy_and_nothing_else_does(chain: Chain, page: Page, path: str) -> None:
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.goto(chain.url + path, wait_until="networkidle")
+    assert [text for text in said if "Content Security Policy" in text] == []
+    assert (
+        page.evaluate("getComputedStyle(document.querySelector('h1')).marginTop") == "0px"
+    )  # as the page's own style says
+    page.evaluate(
+        "for (const [name, text] of [['script', 'window.foreign = 1'], ['style', 'h1 { margin-top: 9px !important }']])"
+        " document.head.append(Object.assign(document.createElement(name), { textContent: text }))"
+    )
+    assert page.evaluate("[window.foreign, getComputedStyle(document.querySelector('h1')).marginTop]") == [None, "0px"]
+    assert len([text for text in said if "Content Security Policy" in text]) == 2

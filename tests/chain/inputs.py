@@ -106,6 +106,16 @@ CLIENT_ADDRESSES = (
     b"X-Client-IP", b"Client-IP", b"True-Client-IP", b"X-Cluster-Client-IP", b"CF-Connecting-IP", b"Fastly-Client-IP",
     b"X-Forwarded", b"Forwarded-For",
 )  # fmt: skip
+IDENTITIES = (
+    b"Remote-User", b"Remote-Groups", b"Remote-Name", b"Remote-Email", b"X-Remote-User", b"X-Forwarded-User",
+    b"X-Forwarded-Email", b"X-Forwarded-Groups", b"X-Forwarded-Preferred-Username", b"X-Forwarded-Access-Token",
+    b"X-Auth-Request-User", b"X-Auth-Request-Email", b"X-Auth-Request-Groups", b"X-Auth-Request-Preferred-Username",
+    b"X-Auth-Request-Access-Token", b"X-WebAuth-User", b"X-Authentik-Username", b"Cf-Access-Authenticated-User-Email",
+    b"X-Goog-Authenticated-User-Email", b"X-Amzn-Oidc-Identity", b"X-MS-Client-Principal", b"X-MS-Client-Principal-Name",
+    b"Tailscale-User-Login", b"Client-Cert", b"X-Forwarded-Client-Cert", b"X-SSL-Client-Verify", b"X-SSL-Client-S-DN",
+    b"SSL-Client-Verify", b"SSL-Client-Subject-DN",
+)  # fmt: skip
+"""As oauth2-proxy, Authelia, authentik, Grafana, Cloudflare, Google, AWS, Azure, Tailscale and TLS terminators say who a client is."""
 REFUSED = "400 closed"
 CHUNKED = b"Transfer-Encoding: chunked"
 SMUGGLED = b"GET {path}-smuggled HTTP/1.1\r\nHost: {host}\r\n\r\n"
@@ -302,9 +312,7 @@ def claims() -> Iterator[Input]:
             (b"REMOTE_USER: spoofed.example", SPOOFED),
             (b"Script-Name: /spoofed.example", SPOOFED),
             (b"Path-Info: /spoofed.example", SPOOFED),
-            (b"Remote-User: spoofed.example", SPOOFED),
-            (b"X-Remote-User: spoofed.example", SPOOFED),
-            (b"X-Forwarded-User: spoofed.example", SPOOFED),
+            *((name + b": spoofed.example", SPOOFED) for name in IDENTITIES),
             (b"X-Script-Name: /spoofed.example", SPOOFED),
             (b"Proxy: http://spoofed.example", SPOOFED),
             (b"X-Original-URL: /spoofed.example", SPOOFED),

@@ -404,7 +404,7 @@ def test_the_code_is_called_with_what_the_bytes_say(outcome: Outcome) -> None:
 
 
 ON_EVERY_ANSWER = (
-    "x-content-type-options", "x-frame-options", "referrer-policy", "permissions-policy", "cross-origin-opener-policy",
+    "content-security-policy", "x-content-type-options", "x-frame-options", "referrer-policy", "permissions-policy", "cross-origin-opener-policy",
     "x-request-id",
 )  # fmt: skip
 

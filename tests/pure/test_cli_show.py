@@ -45,7 +45,7 @@ def test_each_value_says_its_layer(draft: Draft) -> None:
     assert rows["http_port"] == ("8080", "environments/local.yml")
     assert rows["https_port"] == ("443", "default")
     assert rows["edge.index"] == ("true", "environments/local.yml")
-    assert rows["edge.memory"] == ("256M", "default")
+    assert rows["edge.memory"] == ("512M", "default")
 
 
 def test_each_part_of_a_value_says_its_own_layer(draft: Draft) -> None:

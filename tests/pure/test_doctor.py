@@ -248,7 +248,7 @@ MACHINE: dict[str, tuple[dict[str, Any], Finding]] = {
     "limits beyond the machine's memory": (
         {"memory": GIB // 2},
         note(
-            "this machine: it has 0.5 GB of memory, and the services together may use 0.8 GB. Lower `memory` of apps that need less, or under apps.NAME in environments/local.yml"
+            "this machine: it has 0.5 GB of memory, and the services together may use 1.0 GB. Lower `memory` of apps that need less, or under apps.NAME in environments/local.yml"
         ),
     ),
     "a clock that is late": (
@@ -273,7 +273,7 @@ def test_the_machine(well: Facts, facts: dict[str, Any], finding: Finding) -> No
 
 def test_limits_are_those_of_all_replicas_and_processes(draft: Draft) -> None:
     draft.app(WSGI + "replicas: 3\nmemory: 1G\nprocesses: {mail: {command: [mail], memory: 64M}}\n")
-    assert doctor.limits(draft.load()) == {"edge": 256 * MIB, "shop": 3 * GIB, "shop-mail": 64 * MIB}
+    assert doctor.limits(draft.load()) == {"edge": 512 * MIB, "shop": 3 * GIB, "shop-mail": 64 * MIB}
 
 
 OWN = "engine: compose\ndomains: [localhost]\ntls: {certificate: mine.pem, key: mine.key}\n"

@@ -554,20 +554,20 @@ def test_a_secret_in_the_environment_replaces_nothing(draft: Draft, more: str) -
 
 
 def test_a_body_must_fit_the_edges_place_for_bodies(draft: Draft) -> None:
-    draft.app(WSGI + "body_limit: 200M\npaths: {/big: {body_limit: 300M}, /streamed: {body_limit: 4G, stream: true}}\n")
+    draft.app(WSGI + "body_limit: 300M\npaths: {/big: {body_limit: 400M}, /streamed: {body_limit: 4G, stream: true}}\n")
     found = "\n".join(map(str, draft.problems()))
-    assert "body_limit: 200M does not fit the edge's place for bodies, half of its memory of 256M" in found
-    assert "paths./big.body_limit: 300M does not fit" in found
+    assert "body_limit: 300M does not fit the edge's place for bodies, half of its memory of 512M" in found
+    assert "paths./big.body_limit: 400M does not fit" in found
     assert "/streamed" not in found
 
 
 def test_what_the_edge_keeps_takes_from_the_place_for_bodies(draft: Draft) -> None:
-    draft.app(WSGI + "body_limit: 97M\n")
+    draft.app(WSGI + "body_limit: 193M\n")
     assert draft.problems() == []
-    draft.app(WSGI + "body_limit: 97M\npaths: {/static/: {cache: revalidate}}\n")
+    draft.app(WSGI + "body_limit: 193M\npaths: {/static/: {cache: revalidate}}\n")
     (found,) = draft.problems()
-    assert "three eighths (`cache` takes one) of its memory of 256M" in found
-    draft.app(WSGI + "body_limit: 96M\npaths: {/static/: {cache: revalidate}}\n")
+    assert "three eighths (`cache` takes one) of its memory of 512M" in found
+    draft.app(WSGI + "body_limit: 192M\npaths: {/static/: {cache: revalidate}}\n")
     assert draft.problems() == []
 
 

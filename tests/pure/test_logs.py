@@ -47,3 +47,32 @@ def test_a_request_is_one_readable_line(changed: dict[str, Any], said: tuple[str
 @pytest.mark.parametrize("line", ["Booting worker with pid: 7", '{"time":', '{"time":"2026"}', '{"level":"info"}'])
 def test_any_other_line_stays_as_it_is(line: str) -> None:
     assert logs.request(line) is None
+
+
+OURS, OTHERS = "a" * 32, "b" * 32
+FAILED = [
+    f"[2026-11-26 11:59:00 +0000] [8] [ERROR] Exception on /boom [GET] [request {OURS}]",
+    "Traceback (most recent call last):",
+    '  File "/app/app.py", line 7, in boom',
+    "KeyError: 1",
+    "",
+    "During handling of the above exception, another exception occurred:",
+    "",
+    "Traceback (most recent call last):",
+    '  File "/app/app.py", line 9, in boom',
+    "    raise ValueError",
+    "ValueError",
+]
+
+
+def test_what_is_said_of_one_request_is_found_with_its_traceback() -> None:
+    before = [
+        "Booting worker",
+        "Traceback (most recent call last):",
+        "  File x",
+        "OSError",
+        f"later [request {OTHERS}]",
+    ]
+    after = ["Worker exiting", "  indented", f"GET {OTHERS}", *FAILED[1:4]]
+    assert logs.of_request([*before, *FAILED, *after], OURS) == FAILED
+    assert logs.of_request([*before, *FAILED, *after], "c" * 32) == []

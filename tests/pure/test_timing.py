@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import logging
 import sys
 import time
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ def timing(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 
     monkeypatch.syspath_prepend(str(REPOSITORY / "compose/gateways"))
     monkeypatch.setattr(to_thread, "run_sync", to_thread.run_sync)
+    monkeypatch.setattr(logging.Formatter, "format", logging.Formatter.format)
     import gatehouse_timing  # type: ignore[import-not-found]
 
     yield gatehouse_timing
@@ -31,6 +34,40 @@ def timing(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 
 def entries(value: str) -> dict[str, float]:
     return {name: float(took) for name, _, took in (part.partition(";dur=") for part in value.split(", "))}
+
+
+def written(record: str, *, name: str = "app", level: int = logging.WARNING, form: str = "%(message)s") -> str:
+    return logging.Formatter(form).format(logging.LogRecord(name, level, __file__, 1, record, (), None))
+
+
+def test_a_line_of_the_log_names_the_request_it_is_of(timing: ModuleType) -> None:
+    said: list[str] = []
+
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        said.append(written("first\nsecond", form="W %(message)s"))
+        said.append(written('{"json": 1}'))
+        said.append(written("Worker exiting", name="gunicorn.error", level=logging.INFO))
+        start_response("200 OK", [])
+        return []
+
+    timing.wsgi(timing.wsgi(app))({"HTTP_X_REQUEST_ID": "0a1b"}, lambda *_: None)
+    assert said == ["W first [request 0a1b]\nsecond", '{"json": 1}', "Worker exiting"]
+
+    async def asgi_app(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(0)
+        said.append(written(scope["path"]))
+
+    async def both() -> None:
+        app = timing.asgi(asgi_app)
+        scopes = [
+            {"type": "http", "path": path, "headers": [(b"accept", b"a"), (b"x-request-id", path.encode() * 8)]}
+            for path in ("1", "2")
+        ]
+        await asyncio.gather(*(app(scope, None, None) for scope in scopes))
+        said.append(written("outside"))
+
+    contextvars.Context().run(asyncio.run, both())
+    assert said[3:] == ["1 [request 11111111]", "2 [request 22222222]", "outside"]
 
 
 # --- WSGI -------------------------------------------------------------------------------------------------------------
