@@ -133,6 +133,8 @@ def up(root: Root = HERE, env: Env = "local") -> int:
     code = _table(engine)
     environment = engine.site.environment
     console.print(f"\nOpen [bold]{base_url(engine.site.environment)}/[/]   (make ps, logs, shell APP=..., load, down)")
+    if environment.tls.certificate == "acme":
+        console.print("The certificate comes by itself, within a minute where all names lead here: make logs APP=acme")
     if environment.tls.certificate == "local-ca":
         console.print(
             f"HTTPS on port {environment.https_port}: trust .local/ca/ca.pem once, or curl --cacert .local/ca/ca.pem"
@@ -430,10 +432,10 @@ def bundle(root: Root = HERE, env: Env = "production") -> None:
     problems += [Problem(f"apps/{app}/app.yml", "volumes", said) for app, said in unplaced(site, given["hosts"])]
     if problems:
         raise SiteError(problems)
-    files, pair = render(site), certs.of(site)
+    files = render(site)
     with compose.alone(site.root):
         write(files, site.root / "build" / env)
-    tls = {f"tls/{name}.pem": part.decode() for name, part in zip(("certificate", "key"), pair or (), strict=False)}
+    tls = {name: part.decode() for name, part in certs.files(site).items()}
     print(json.dumps({"files": files, "secrets": secret_values.names(site, values), "tls": tls}))
 
 
@@ -448,8 +450,9 @@ def deliver_images(root: Root = HERE, env: Env = "production") -> None:
     asked = json.load(sys.stdin)
     registry = site.environment.registry
     wanted = {images.name(plan, registry): plan for plan in site.apps.values()}
+    own = [NGINX_IMAGE, *([images.acme()] if site.environment.tls.certificate == "acme" else [])]
     there = {host: deliver.images_and_layers(lines) for host, lines in asked["hosts"].items()}
-    missing = {host: [i for i in (*wanted, NGINX_IMAGE) if i not in has] for host, has in there.items()}
+    missing = {host: [i for i in (*wanted, *own) if i not in has] for host, has in there.items()}
     needed = {image for lacking in missing.values() for image in lacking}
     archives = {}
     if needed:
@@ -457,16 +460,16 @@ def deliver_images(root: Root = HERE, env: Env = "production") -> None:
         with compose.alone(site.root):
             built = images.ensure(
                 [plan for image, plan in wanted.items() if image in needed],
-                [NGINX_IMAGE] if NGINX_IMAGE in needed else [],
+                [image for image in own if image in needed],
                 registry,
             )
             images.remember(site.root / ".local/built", built)
             images.prune(site.root / ".local/built")
-        if registry and not asked.get("whole") and (pushed := sorted(needed - {NGINX_IMAGE})):
+        if registry and not asked.get("whole") and (pushed := sorted(needed.difference(own))):
             deliver.push(pushed, asked.get("user"), asked.get("password"))
         folder = site.root / ".local/deliver"
         for host, lacking in missing.items():
-            copied = [image for image in lacking if not registry or image == NGINX_IMAGE]
+            copied = [image for image in lacking if not registry or image in own]
             if copied:
                 archives[host] = str(deliver.pack(copied, there[host], folder, asked.get("whole", False)))
     print(json.dumps(archives))

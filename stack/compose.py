@@ -254,7 +254,8 @@ class Compose:
 
     def _prepare(self) -> list[str]:
         """Makes what the services run from; returns what was missing."""
-        built = images.ensure(list(self.site.apps.values()), [NGINX_IMAGE])
+        own = [NGINX_IMAGE, *([images.acme()] if self.site.environment.tls.certificate == "acme" else [])]
+        built = images.ensure(list(self.site.apps.values()), own)
         images.remember(self.local / "built", built)
         return built
 
@@ -292,7 +293,14 @@ class Compose:
         holding = [c for c in self.containers() if c.state not in ENDED]
         ours = {port for container in holding for port in container.ports}
         for key, port in ports.items():
-            if port not in ours and (reason := cannot_listen(environment.bind, port)):
+            kinds = (
+                socket.SOCK_STREAM,
+                *([socket.SOCK_DGRAM] if key == "https_port" and environment.tls.http3 else []),
+            )
+            found = [
+                said for kind in kinds if port not in ours and (said := cannot_listen(environment.bind, port, kind))
+            ]
+            for reason in found:
                 problems.append(f"environments/{self.site.env}.yml: {key}: {port} cannot be published: {reason}")
         for other in sorted(set(projects(self.site.root, self.site.env)) - {self.project}):
             problems.append(f"this site still runs under the name {other}. Type: make down")
@@ -303,9 +311,9 @@ class Compose:
     def _key_problems(self) -> list[str]:
         """A sentence for each secret without a value on this machine, and for a certificate that cannot serve."""
         problems = []
-        if self._own_certificate():
+        if self.site.environment.tls.key:
             try:
-                certs.of(self.site)
+                certs.files(self.site)
             except Failed as failure:
                 problems.append(str(failure))
         for plan in self.site.apps.values():
@@ -324,7 +332,7 @@ class Compose:
     def _own_certificate(self) -> Path | None:
         """The environment's own certificate, where it has one."""
         written = self.site.environment.tls.certificate
-        return None if written in ("local-ca", "off") else self.site.root / written
+        return None if written in ("local-ca", "acme", "off") else self.site.root / written
 
     def _secret_versions(self) -> dict[str, str]:
         """App -> when its local secrets were last written: a time says nothing about a value."""
@@ -339,8 +347,7 @@ class Compose:
         content = {
             name.removeprefix("nginx/"): text.encode() for name, text in files.items() if name.startswith("nginx/")
         }
-        if pair := certs.of(self.site):
-            content["tls/certificate.pem"], content["tls/key.pem"] = pair
+        content |= certs.files(self.site)
         directory = self.edge
         version = edge.publish(directory, content)
         if version != edge.current(directory):
@@ -590,7 +597,8 @@ class Compose:
 
     def _services(self) -> list[str]:
         apps = self.site.apps.values()
-        return ["edge", *self.site.apps, *(f"{plan.name}-{process}" for plan in apps for process in plan.app.processes)]
+        own = ["edge", *(["acme"] if self.site.environment.tls.certificate == "acme" else [])]
+        return [*own, *self.site.apps, *(f"{plan.name}-{process}" for plan in apps for process in plan.app.processes)]
 
     def _service(self, name: str) -> str:
         if name not in self._services():
@@ -679,14 +687,15 @@ def _container(inspected: dict[str, Any]) -> Container:
     )
 
 
-def cannot_listen(address: str, port: int) -> str | None:
+def cannot_listen(address: str, port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> str | None:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket(family, kind) as probe:
+        if kind == socket.SOCK_STREAM:  # over UDP it would share the port with its owner
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address, port))
         except PermissionError:
             return None  # a port below 1024, which the engine may publish though we may not
         except OSError as error:
-            return f"{os.strerror(error.errno or 0).lower()}. Stop what listens there ('ss -ltnp | grep :{port}'), or choose another number"
+            return f"{os.strerror(error.errno or 0).lower()}. Stop what listens there ('ss -lnp{'t' if kind == socket.SOCK_STREAM else 'u'} | grep :{port}'), or choose another number"
     return None

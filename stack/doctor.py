@@ -20,6 +20,7 @@ from stack.load import AppPlan, Site, base_url
 from stack.logs import without_library_frames
 from stack.model import size_bytes
 from stack.process import Process
+from stack.render import ACME_MEMORY
 from stack.symptoms import Finding
 
 HOUR = 3600.0
@@ -122,6 +123,8 @@ def _machine(facts: Facts) -> Iterator[Finding]:
 def limits(site: Site) -> dict[str, int]:
     """Service -> bytes that it may use, all its replicas together."""
     found = {"edge": size_bytes(site.environment.edge.memory)}
+    if site.environment.tls.certificate == "acme":
+        found["acme"] = size_bytes(ACME_MEMORY)
     for plan in site.apps.values():
         found[plan.name] = plan.app.replicas * size_bytes(plan.app.memory)
         found |= {f"{plan.name}-{name}": size_bytes(process.memory) for name, process in plan.app.processes.items()}
@@ -133,26 +136,36 @@ def _certificate(facts: Facts) -> Iterator[Finding]:
     if facts.certificate is None or tls.certificate == "off":
         return
     first, now = x509.load_pem_x509_certificates(facts.certificate)[0], datetime.fromtimestamp(facts.now, UTC)
+    # ACME's is renewed when a third of its life is left, which may be days: half of that is late.
+    life = first.not_valid_after_utc - first.not_valid_before_utc
+    end = min(END, life / 6) if tls.certificate == "acme" else END
     until = f"{first.not_valid_after_utc:%Y-%m-%d}"
-    local = tls.certificate == "local-ca"
-    cure = (
-        "Type: make up, which makes another one"
-        if local
-        else f"Put a new one into {tls.certificate}, and type: make up"
-    )
+    cure = {
+        "local-ca": "Type: make up, which makes another one",
+        "acme": "What asks for another one says why there is none: make logs APP=acme",
+    }.get(tls.certificate, f"Put a new one into {tls.certificate}, and type: make up")
+    if tls.certificate == "acme":
+        log = [line for c in facts.containers if c.service == "acme" for line in facts.logs.get(c.id, ())]
+        if log and "trying again in" in log[-1]:
+            yield Finding(f"{file}: no certificate from {tls.acme.directory}: {log[-1].removeprefix('acme: ')}")
+        elif first.issuer == first.subject:
+            yield Finding(
+                f"{file}: the edge has no certificate yet, and browsers refuse its stand-in. {cure}", wrong=False
+            )
     if now < first.not_valid_before_utc:
         yield Finding(
             f"this machine: its clock says {now:%Y-%m-%d %H:%M}, when the edge's certificate was not yet made. Set the clock (timedatectl set-ntp true)"
         )
     elif now > first.not_valid_after_utc:
         yield Finding(f"{file}: the edge's certificate ended on {until}, and browsers refuse it. {cure}")
-    elif now + END > first.not_valid_after_utc:
+    elif now + end > first.not_valid_after_utc:
         yield Finding(f"{file}: the edge's certificate ends on {until}. {cure}", wrong=False)
 
 
 def _services(facts: Facts) -> Iterator[Finding]:
     site = facts.site
-    wanted = {"edge": 1} | {p.name: p.app.replicas for p in site.apps.values()}
+    wanted = {"edge": 1} | ({"acme": 1} if site.environment.tls.certificate == "acme" else {})
+    wanted |= {p.name: p.app.replicas for p in site.apps.values()}
     wanted |= {f"{p.name}-{process}": 1 for p in site.apps.values() for process in p.app.processes}
     for service, replicas in wanted.items():
         if facts.unapplied.get(service) == "new":

@@ -2,6 +2,8 @@
 
     .local/edge/releases/<hash>/{nginx.conf,site.conf,snippets/,pages/,tls/,version.conf}
     .local/edge/current -> releases/<hash>
+    .local/edge/acme/<hash>.pem     tls.certificate: acme. What a release's tls/certificate.pem is a link to: the newest
+                                    certificate of a key, which the edge writes itself (compose/certificate.sh)
 
 The container mounts the parent, so a new configuration never touches it. On this machine `make up` uses these functions,
 on a host the Ansible module gatehouse_edge does (ansible/module_utils/ links here): nothing but the standard library.
@@ -19,6 +21,8 @@ from pathlib import Path
 
 KEEP = 5
 """Releases that stay on disk."""
+STAND_IN = "tls/stand-in.pem"
+"""Of a release whose certificate comes by ACME: the certificate until there is one."""
 OURS = "gatehouse"
 """User-Agent of what we ask ourselves: no request of the site's."""
 
@@ -39,10 +43,29 @@ def publish(edge: Path, files: dict[str, bytes]) -> str:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
             path.chmod(0o644)  # Nginx's user reads it; .local itself is closed to others
+        if STAND_IN in files:
+            certificate = unfinished / "tls/certificate.pem"
+            certificate.symlink_to(Path("../../../acme") / _first_certificate(edge, files))
         for folder in (edge, edge / "releases", unfinished, *(p for p in unfinished.rglob("*") if p.is_dir())):
             folder.chmod(0o755)
         unfinished.rename(release)
     return version
+
+
+def _first_certificate(edge: Path, files: dict[str, bytes]) -> str:
+    """The name of the file in acme/ that has the newest certificate of a key and a directory; before there is one, it gets
+    what there is: that of the release before, if it was not asked for by ACME and is for this key, or the stand-in."""
+    folder, digest = edge / "acme", hashlib.sha256(files["tls/key.pem"] + files["tls/directory"]).hexdigest()
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o777)  # for Nginx's user; what is above it is closed to others
+    file = folder / f"{digest[:12]}.pem"
+    if not file.exists():
+        before = edge / "current/tls"
+        key = before / "key.pem"
+        same = key.is_file() and key.read_bytes() == files["tls/key.pem"] and not (before.parent / STAND_IN).is_file()
+        file.write_bytes((before / "certificate.pem").read_bytes() if same else files[STAND_IN])
+        file.chmod(0o644)
+    return file.name
 
 
 def current(edge: Path) -> str | None:

@@ -28,6 +28,7 @@ from stack.say import say
 PRODUCT = Path(__file__).resolve().parent.parent
 DOCKERFILE = PRODUCT / "apps/Dockerfile"
 GATEWAYS = PRODUCT / "compose/gateways"
+ACME = PRODUCT / "compose/acme"
 SHARED = tuple(GATEWAYS / f"gatehouse_{part}.py" for part in ("timing", "behind", "workers"))
 """Modules that the gateways' conf.py import, in every image: apps/Dockerfile."""
 PYTHON_IMAGE = "python:3.13-slim-trixie"
@@ -122,10 +123,21 @@ def exists(image: str) -> bool:
     return docker.succeeds("image", "inspect", image)
 
 
+def acme() -> str:
+    """The image of the service that asks for certificates (compose/acme): named by its content, as an app's."""
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(ACME.iterdir()) if path.is_file()))
+    return f"gatehouse/acme:{digest.hexdigest()[:12]}"
+
+
 def base(image: str) -> None:
     """Makes sure of a public base image: pulled where a registry answers, else built under the same name from Debian
     packages (compose/images)."""
     if exists(image):
+        return
+    if image == acme():
+        base(DEBIAN_IMAGE)
+        with say.step("acme: building its image"):
+            _build(["--tag", image, str(ACME)], "compose/acme")
         return
     reason = _pull(image)
     if reason is None:

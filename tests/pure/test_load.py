@@ -164,9 +164,11 @@ ONE_WRONG_ENVIRONMENT_SETTING = {
     "engine: docker": "engine: 'docker' is not one of these. Allowed: compose or swarm",
     "domain: x": f"domain: unknown key. Did you mean 'domains'? Allowed: {ENVIRONMENT_KEYS}",
     "tls: {certifcate: a}": "tls.certifcate: unknown key. Did you mean 'certificate'? "
-    "Allowed: certificate, key, redirect, hsts",
+    "Allowed: certificate, key, acme, profile, http3, redirect, hsts",
     "tls: {certificate: a.pem}": "tls.key: a certificate file and its key go together. "
-    "Allowed: certificate: local-ca | off, or both paths",
+    "Allowed: certificate: local-ca | acme | off, or both paths",
+    "tls: {acme: {email: a@example.com}}": "tls.acme: means nothing without certificate: acme. Remove it, or set that",
+    "tls: {certificate: off, http3: true}": "tls.http3: there is none without HTTPS. Remove it, or set certificate",
     "tls: off": "tls: should be a mapping of keys to values, not 'off'.",
     "edge: {timeouts: {resolver: 1}}": "edge.timeouts.resolver: unknown key. Did you mean 'resolver_valid'? "
     "Allowed: upstream_keep_alive, resolver_valid, leave",

@@ -20,6 +20,7 @@ WANTED = {
     "now": 1000.0,
     "skew": 30,
     "ports": [80, 443, 2377, 7946],
+    "udp": [443],
     "pools": ["10.202.0.0/16", "10.203.0.0/16"],
     "encrypted": False,
 }
@@ -31,7 +32,7 @@ FACTS = {
     "engine": "",
     "free_gb": 20.0,
     "now": 1001.0,
-    "listening": {22: "sshd"},
+    "listening": {"22": "sshd"},
     "routes": [("192.0.2.0/24", "eth0")],
     "esp": False,
 }
@@ -51,8 +52,9 @@ def test_a_host_that_nothing_is_wrong_with() -> None:
         ({"engine": "20.10.24+dfsg1"}, {}, "has Docker 20.10.24+dfsg1, and 25 or newer is needed"),
         ({"free_gb": 1.26}, {}, "has 1.3 GB free for /var/lib/docker, and 5 are needed"),
         ({"now": 940.0}, {}, "has a clock -60 s off this machine's"),
-        ({"listening": {443: "apache2"}}, {}, "has port 443 taken by apache2. Stop that"),
-        ({"listening": {7946: "consul"}}, {}, "has port 7946, which Swarm needs, taken by consul"),
+        ({"listening": {"443": "apache2"}}, {}, "has port 443 taken by apache2. Stop that"),
+        ({"listening": {"443/udp": "caddy"}}, {}, "has port 443/udp taken by caddy. Stop that"),
+        ({"listening": {"7946": "consul"}}, {}, "has port 7946, which Swarm needs, taken by consul"),
         ({"routes": [("10.0.0.0/8", "eth1")]}, {"pools": ["10.203.0.0/16"]}, "uses 10.0.0.0/8 on eth1, and 10.203"),
         ({}, {"encrypted": True}, "has a kernel without ESP"),
     ],
@@ -69,7 +71,7 @@ def test_what_stands_in_the_way(facts: dict[str, Any], wanted: dict[str, Any], s
         {"id": "debian", "version": "13"},
         {"id": "ubuntu", "version": "24.04"},
         {"engine": "28.2.2"},
-        {"listening": {80: "docker-proxy", 443: "docker-proxy", 2377: "dockerd", 7946: "dockerd"}},
+        {"listening": {"80": "docker-proxy", "443": "docker-proxy", "2377": "dockerd", "7946": "dockerd"}},
     ],
 )
 def test_what_does_not(facts: dict[str, Any]) -> None:

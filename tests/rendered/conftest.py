@@ -1,4 +1,4 @@
-"""An invented site, rendered for two environments: one machine with Compose, and hosts with Swarm."""
+"""An invented site, rendered for three environments: one machine with Compose, hosts with Swarm, and what faces the internet."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stack.load import Site, load_site
 from stack.render import render, write
 
 HERE = Path(__file__).parent
-ENVIRONMENTS = ("test", "fleet")
+ENVIRONMENTS = ("test", "fleet", "public")
 
 
 @dataclass

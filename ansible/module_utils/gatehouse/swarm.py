@@ -246,6 +246,11 @@ def plan(files: dict[str, str]) -> dict[str, Any]:
     return found
 
 
+def with_images(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """The parts of a release that have an image of ours: apps, and what asks for certificates."""
+    return [*plan["apps"].values(), *([plan["acme"]] if "acme" in plan else [])]
+
+
 def content(files: dict[str, str], secrets: dict[str, str]) -> str:
     """The hash that says whether two releases are the same."""
     return hashlib.sha256(json.dumps([files, secrets], sort_keys=True).encode()).hexdigest()[:8]
@@ -552,7 +557,7 @@ def prune(engine: Engine, site: str) -> dict[str, list[str]]:
                 engine.call("DELETE", f"/secrets/{secret['ID']}")
             except ApiError:  # a task of a service that is just going still has it
                 continue
-    labels = {app["label"] for found in keep for app in plan(found.files)["apps"].values()}
+    labels = {app["label"] for found in keep for app in with_images(plan(found.files))}
     ours, gone = f"gatehouse.image.{site}.", {}
     for node in engine.nodes():
         have = node["Spec"].get("Labels") or {}

@@ -40,8 +40,8 @@ def problems(wanted: dict[str, Any], facts: dict[str, Any]) -> list[str]:
         found.append(
             f"has a clock {facts['now'] - wanted['now']:+.0f} s off this machine's. Set one of them right: timedatectl set-ntp true"
         )
-    for port in wanted["ports"]:
-        owner = facts["listening"].get(port)
+    for port in [*wanted["ports"], *(f"{port}/udp" for port in wanted["udp"])]:
+        owner = facts["listening"].get(str(port))
         if owner and owner not in ("dockerd", "docker-proxy"):
             found.append(
                 f"has port {port} taken by {owner}. Stop that, or choose another port in the environment's file"
@@ -98,14 +98,15 @@ def engine() -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def listening() -> dict[int, str]:
-    """TCP ports that somebody listens on, and the name of that program."""
+def listening() -> dict[str, str]:
+    """Ports that somebody listens on ("443", and "443/udp" for UDP), and the name of that program."""
     ports = {}
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        for line in Path(table).read_text().splitlines()[1:] if Path(table).exists() else ():
+    for table, state, kind in (("tcp", "0A", ""), ("tcp6", "0A", ""), ("udp", "07", "/udp"), ("udp6", "07", "/udp")):
+        file = Path("/proc/net") / table
+        for line in file.read_text().splitlines()[1:] if file.exists() else ():
             fields = line.split()
-            if fields[3] == "0A":
-                ports[int(fields[1].rpartition(":")[2], 16)] = f"socket:[{fields[9]}]"
+            if fields[3] == state:
+                ports[f"{int(fields[1].rpartition(':')[2], 16)}{kind}"] = f"socket:[{fields[9]}]"
     owners = {}
     for link in Path("/proc").glob("[0-9]*/fd/*"):
         try:
