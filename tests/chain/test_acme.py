@@ -24,7 +24,7 @@ from tests import acme_server
 from tests.acme_server import Load, until
 from tests.conftest import Checkout, needs_docker, new_checkout
 
-pytestmark = needs_docker
+pytestmark = [needs_docker, pytest.mark.long]
 
 NAME, HTTP, HTTPS = "gatehouse-acme", 18181, 18544
 NETWORK = f"{NAME}_edge"
@@ -186,7 +186,6 @@ def test_the_key_is_at_the_edge_alone(world: World) -> None:
         assert docker.succeeds("exec", f"{NAME}-flask-1", "python", "-c", reach, place) is reached, place
 
 
-@pytest.mark.long
 def test_who_is_refused_says_why_and_comes_back_later(world: World, tmp_path: Path) -> None:
     """Three more of what asks for certificates, each for itself, and this test is their edge: no ACME server, one that has had
     enough, and names whose tokens are somebody else's."""
@@ -222,7 +221,6 @@ def _answers(where: str) -> bool:
         return False
 
 
-@pytest.mark.long
 def test_an_end_is_said_and_a_restart_mends_it(world: World) -> None:
     docker.run("stop", "--time=1", f"{NAME}-pebble")
     until(lambda: served().not_valid_after_utc.timestamp() < time.time(), LIFE + 20, "ended")

@@ -16,8 +16,11 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,6 +179,44 @@ def test_a_second_run_changes_nothing(controller: Controller) -> None:
     run = controller.play("deploy.yml")
     assert run.code == 0, run.output
     assert run.changed == dict.fromkeys(controller.fleet.names, 0)
+
+
+def test_what_runs_on_hosts_is_locked_up_as_it_is_here(controller: Controller) -> None:
+    """tests/chain/test_containers.py asks more; the same file describes the services, and this is what Swarm made of it."""
+    for host, container in ((h, c) for h in controller.fleet.names for c in inspected(controller.fleet, h)):
+        service, config = container["Config"]["Labels"]["com.docker.swarm.service.name"], container["HostConfig"]
+        where = f"{service} on {host}"
+        assert (config["Privileged"], config["CapAdd"], config["CapDrop"]) == (False, None, ["ALL"]), where
+        assert config["ReadonlyRootfs"], where
+        assert config["Memory"] > 0, where
+        assert 0 < config["PidsLimit"] <= 512, where
+        assert re.fullmatch(r"[1-9]\d*(:[1-9]\d*)?", container["Config"]["User"]), where
+        ports = [port for port, bound in (container["NetworkSettings"]["Ports"] or {}).items() if bound]
+        assert bool(ports) == (service == "gatehouse_edge"), where
+        said = controller.fleet.host(host).check_output(f"docker exec {container['Id']} cat /proc/1/status")
+        status = dict(line.split(":\t") for line in said.splitlines() if ":\t" in line)
+        assert (status["CapBnd"], status["NoNewPrivs"], status["Seccomp"]) == ("0" * 16, "1", "2"), where
+
+
+def inspected(fleet: Fleet, host: str) -> list[dict[str, Any]]:
+    """The services' running containers on a host, as its engine knows them."""
+    said = fleet.host(host).check_output(
+        "docker inspect $(docker ps --quiet --filter label=com.docker.swarm.service.name)"
+    )
+    found: list[dict[str, Any]] = json.loads(said)
+    return found
+
+
+def test_one_address_has_half_of_a_replicas_threads_with_its_streams(controller: Controller) -> None:
+    def status(_: int) -> tuple[int, str | None]:
+        try:
+            ask(controller, "host1", "/flask/events?n=20&ms=100")
+        except urllib.error.HTTPError as error:
+            return error.code, error.headers["Retry-After"]
+        return 200, None
+
+    with ThreadPoolExecutor(24) as clients:
+        assert Counter(clients.map(status, range(24))) == {(200, None): 16, (429, "1"): 8}  # of 4 x 8 threads
 
 
 def test_check_mode_shows_what_would_change_and_changes_nothing(controller: Controller) -> None:

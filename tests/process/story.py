@@ -272,6 +272,9 @@ def test_what_is_rendered_since_or_removed_concerns_nothing_that_runs(site: Chec
     assert whoami_again(before["pid"])["release"] == before["release"]
     app.write_text(was)
     shutil.rmtree(site.root / "build")
+    end = time.monotonic() + 20
+    while site.run("ps", check=False).returncode and time.monotonic() < end:
+        time.sleep(0.2)  # it answers, and is "starting" until it was asked for its health
     site.run("ps")
     crash(site)
     assert whoami_again(before["pid"])["release"] == before["release"]
