@@ -23,7 +23,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Column, Table
 
-from stack import certs, compose, deliver, docker, docs, gateways, images, limits, process, secret_values
+from stack import certs, compose, deliver, docker, docs, gateways, images, limits, process, secret_values, sizing
 from stack import dev as develop
 from stack.compose import Compose
 from stack.doctor import examine, findings
@@ -399,7 +399,7 @@ def show(root: Root = HERE, env: Env = "local") -> None:
                 style=None if origin or key in ("workers", "max_in_flight") else "dim",
             )
         console.print(table)
-        for note in gateways.notes(plan.app):
+        for note in (*gateways.notes(plan.app), *sizing.warnings(plan.app)):
             console.print(f"[yellow]note:[/] {escape(note)}")
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from stack import certs, changes, dev, docker, edge, gateways, images
+from stack import certs, changes, dev, docker, edge, gateways, images, sizing
 from stack.errors import Failed
 from stack.load import AppPlan, Site
 from stack.logs import of_request, without_library_frames
@@ -110,7 +110,7 @@ class Compose:
         with alone(self.site.root):
             self._preflight()
             for plan in self.site.apps.values():
-                for note in gateways.notes(plan.app):
+                for note in (*gateways.notes(plan.app), *sizing.warnings(plan.app)):
                     say.line(f"{plan.name}: {note}")
             files = self.render()
             built = self._prepare()

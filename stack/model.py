@@ -200,6 +200,11 @@ class App(Strict):
     """Spread `max_requests` by up to this many, so that workers are not replaced all at once."""
     timeouts: Timeouts = Timeouts()
 
+    waits: Annotated[float, Field(ge=0, le=0.99)] | None = None
+    """Part of its time in the app that a request waits, for a database or another service, and uses no CPU: 0.9 of one that
+    computes for 10 ms and takes 100. `make tune` measures it. With it `workers: auto` knows how many processes that do one
+    thing at a time keep the cpus busy, and a number of workers or threads that cannot is warned of."""
+
     replicas: Annotated[int, Field(ge=1, le=100)] = 1
     """Containers of this app. More than one makes a crash invisible; usually set by the environment."""
     placement: dict[LabelName, LabelValue] = {}

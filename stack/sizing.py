@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from stack.model import App, size_bytes
@@ -31,6 +32,11 @@ def workers(app: App) -> Sizing:
         return Sizing(app.workers, "set by you")
     whole = math.ceil(cpus)
     match gateway.concurrency:
+        case "process" if app.waits is not None:
+            wanted, why = (
+                max(2, busy(app)),
+                f"a request waits {app.waits:.0%} of its time (waits), so {busy(app)} at a time keep {cpus:g} cpus busy; at least 2 so that one stuck worker is not all",
+            )
         case "process":
             wanted, why = (
                 2 * whole + 1,
@@ -49,6 +55,38 @@ def workers(app: App) -> Sizing:
             f"memory {app.memory} x {MEMORY_SHARE:g} holds {fit} of worker_memory {app.worker_memory}; cpus would take {wanted}",
         )
     return Sizing(wanted, why)
+
+
+def busy(app: App) -> int:
+    """Requests at a time that keep the app's cpus busy; of an app whose waiting is not known, one a cpu."""
+    # Not a whole one more for 1 / (1 - 0.9) = 10.000000000000002.
+    return math.ceil(round(app.cpus / (1 - (app.waits or 0)), 6))
+
+
+MOST = 4
+"""Workers a cpu beyond which more only cost memory and switching, where threads or an event loop carry what waits: 2.5 a cpu had
+11-19 % less throughput than one, with work to do."""
+
+
+def warnings(app: App) -> Iterator[str]:
+    """A sentence for each number of the app's own that does not fit its limits, or that its cpus cannot use."""
+    if app.workers == "auto":
+        return
+    gateway, whole = app.chosen_gateway, math.ceil(app.cpus)
+    fit = int(MEMORY_SHARE * size_bytes(app.memory) // size_bytes(app.worker_memory))
+    if app.workers > fit:
+        yield f"workers: {app.workers} of worker_memory {app.worker_memory} do not fit: memory {app.memory} x {MEMORY_SHARE:g} holds {fit}. Raise memory, lower worker_memory if they need less, or set workers: auto"
+    one_at_a_time = gateway.concurrency == "process"
+    most = 2 * busy(app) + 1 if one_at_a_time else MOST * whole
+    if app.workers > most and (app.waits is not None or not one_at_a_time):
+        why = (
+            f"of requests that wait {app.waits:.0%} of their time {busy(app)} at a time keep {app.cpus:g} cpus busy"
+            if one_at_a_time
+            else f"{whole} can work at a time, and the {'threads' if gateway.concurrency == 'thread' else 'event loop'} in each carry what waits"
+        )
+        yield f"workers: {app.workers} are more than cpus: {app.cpus:g} can use: {why}. Set workers: auto, or raise cpus"
+    if gateway.concurrency == "thread" and app.waits is not None and app.workers * app.threads < busy(app):
+        yield f"threads: {app.workers} x {app.threads} requests at a time leave cpus idle: of requests that wait {app.waits:.0%} of their time it takes {busy(app)}. Raise threads to {math.ceil(busy(app) / app.workers)}"
 
 
 def too_small(app: App) -> str | None:

@@ -119,3 +119,10 @@ def test_a_secrets_value_is_never_shown(draft: Draft) -> None:
 def test_text_of_the_user_is_shown_as_it_is(draft: Draft) -> None:
     draft.app(WSGI + "env: {TITLE: '[red]Shop[/]'}\n")
     assert show(draft)["shop.env.TITLE"] == ("[red]Shop[/]", "apps/shop/app.yml")
+
+
+def test_a_number_that_does_not_fit_is_noted(draft: Draft) -> None:
+    draft.app(WSGI + "workers: 9\n")
+    done = CliRunner().invoke(cli, ["show", "--root", str(draft.root)])
+    assert "note: workers: 9 of worker_memory 96M do not fit: memory 512M x 0.8 holds 4." in done.stdout
+    assert "note: workers: 9 are more than cpus: 1 can use" in done.stdout

@@ -85,3 +85,60 @@ def test_memory_for_less_than_one_worker_is_too_small() -> None:
         "memory 119M does not hold one worker of worker_memory 96M (workers may fill 80% of it). "
         "Raise memory or lower worker_memory"
     )
+
+
+@pytest.mark.parametrize(("waits", "cpus", "workers"), [(0.9, 1, 10), (0.98, 0.5, 25), (0.0, 1, 2), (0.75, 2, 8)])
+def test_processes_follow_the_wait_that_was_measured(waits: float, cpus: float, workers: int) -> None:
+    found = sizing.workers(app(gateway="gunicorn-sync", cpus=cpus, waits=waits, memory="8G"))
+    assert found.workers == workers
+    assert f"waits {waits:.0%} of its time (waits)" in found.reason
+
+
+def test_memory_limits_what_waiting_would_take() -> None:
+    found = sizing.workers(app(gateway="gunicorn-sync", waits=0.98))
+    assert found == sizing.Sizing(4, "memory 512M x 0.8 holds 4 of worker_memory 96M; cpus would take 50")
+
+
+@pytest.mark.parametrize("gateway", ["gunicorn-gthread", "gunicorn-gevent"])
+def test_threads_and_loops_need_no_more_workers_for_waiting(gateway: str) -> None:
+    assert sizing.workers(app(gateway=gateway, waits=0.98)).workers == sizing.workers(app(gateway=gateway)).workers
+
+
+WARNED = {
+    "more than the memory holds": (
+        {"workers": 5, "cpus": 2},
+        "workers: 5 of worker_memory 96M do not fit: memory 512M x 0.8 holds 4. Raise memory, lower worker_memory if they need less, or set workers: auto",
+    ),
+    "more than the cpus can use": (
+        {"workers": 9, "cpus": 2, "memory": "8G"},
+        "workers: 9 are more than cpus: 2 can use: 2 can work at a time, and the threads in each carry what waits. Set workers: auto, or raise cpus",
+    ),
+    "more processes than a known wait can use": (
+        {"workers": 6, "gateway": "gunicorn-sync", "waits": 0.5, "memory": "8G"},
+        "workers: 6 are more than cpus: 1 can use: of requests that wait 50% of their time 2 at a time keep 1 cpus busy. Set workers: auto, or raise cpus",
+    ),
+    "fewer threads than a known wait needs": (
+        {"workers": 2, "threads": 4, "waits": 0.95},
+        "threads: 2 x 4 requests at a time leave cpus idle: of requests that wait 95% of their time it takes 20. Raise threads to 10",
+    ),
+}
+
+
+@pytest.mark.parametrize(("settings", "sentence"), WARNED.values(), ids=list(WARNED))
+def test_a_number_that_does_not_fit_is_warned_of(settings: dict[str, object], sentence: str) -> None:
+    assert list(sizing.warnings(app(**settings))) == [sentence]
+
+
+FITS: list[dict[str, object]] = [
+    {},
+    {"workers": 4},
+    {"workers": 8, "cpus": 2, "memory": "1G"},
+    {"workers": 40, "gateway": "gunicorn-sync", "memory": "8G"},
+    {"workers": 5, "gateway": "gunicorn-sync", "waits": 0.5, "memory": "8G"},
+    {"workers": 2, "threads": 10, "waits": 0.95},
+]
+
+
+@pytest.mark.parametrize("settings", FITS, ids=str)
+def test_a_number_that_fits_is_not(settings: dict[str, object]) -> None:
+    assert not list(sizing.warnings(app(**settings)))
