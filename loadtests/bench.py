@@ -15,7 +15,6 @@ import os
 import platform
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from loadtests import bench_page
+from loadtests import bench_page, kernel
 from loadtests.lesson import drained
 from stack import compose, docker, gateways, images
 from stack.compose import Compose
@@ -42,8 +41,7 @@ KEPT = 64
 """Connections that Nginx keeps to each gateway."""
 ROUNDS, SECONDS = 3, 2
 STARTS = 3
-MIB = 2**20
-UPLOAD = f'wrk.method = "POST"\nwrk.body = string.rep("x", {MIB})\n'
+UPLOAD = f'wrk.method = "POST"\nwrk.body = string.rep("x", {kernel.MIB})\n'
 CEILING_CONF = f"""
 worker_processes {WORKERS};
 pid /tmp/nginx.pid;
@@ -67,7 +65,7 @@ http {{
 CEILING_DOCKERFILE = f"""
 FROM {NGINX_IMAGE}
 COPY nginx.conf /srv/
-RUN head -c {MIB} /dev/zero > /srv/mib && mkdir -p /venv/bin \\
+RUN head -c {kernel.MIB} /dev/zero > /srv/mib && mkdir -p /venv/bin \\
  && printf '#!/bin/sh\\nexec nginx -c /srv/nginx.conf -g "daemon off;"\\n' > /venv/bin/gunicorn && chmod +x /venv/bin/gunicorn
 ENV PATH=/venv/bin:$PATH
 USER 10001
@@ -139,7 +137,7 @@ LOADS = {
     "wait": Load("/wait?ms=100", 64, "waits 100 ms, 64 clients"),
     "few": Load("/wait?ms=100", 2, "waits 100 ms, 2 clients"),
     "work": Load("/work?ms=5", 16, "computes for 5 ms", ("chain", "direct")),
-    "download": Load(f"/bytes?n={MIB}", 8, "1 MiB down", ceiling=True),
+    "download": Load(f"/bytes?n={kernel.MIB}", 8, "1 MiB down", ceiling=True),
     "upload": Load("/echo", 8, "1 MiB up, and back"),
     "websocket": Load("/ws", 16, "WebSocket echo of 32 bytes"),
 }  # a route each of docs/contract.md
@@ -190,37 +188,7 @@ def bring(root: Path, kept: int) -> Compose:
 def processes(stack: Compose) -> dict[str, int]:
     """Service -> process id, on this machine, of its container's first process."""
     ids = {c.service: c.id for c in stack.containers()}
-    said = docker.run("inspect", "--format", "{{.State.Pid}}", *ids.values()).split()
-    return dict(zip(ids, map(int, said), strict=True))
-
-
-def cpu(pid: int) -> float:
-    """s of CPU time that the control group of a process has used. Raises Failed where there is no such group here."""
-    try:
-        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            if not controllers:  # version 2
-                said = Path(f"/sys/fs/cgroup{path}/cpu.stat")
-                if said.is_file() and (found := re.search(r"^usage_usec (\d+)", said.read_text(), re.MULTILINE)):
-                    return int(found[1]) / 1e6
-            elif "cpuacct" in controllers.split(","):
-                return int(Path(f"/sys/fs/cgroup/cpuacct{path}/cpuacct.usage").read_text()) / 1e9
-    except OSError as error:
-        raise Failed(
-            f"the CPU time of containers is not to be read here ({error}): make bench wants Linux, and Docker on it"
-        ) from None
-    raise Failed("no control group here counts CPU time: make bench wants Linux, and Docker on it")
-
-
-PSS = 'for p in /proc/[0-9]*; do echo "$p $(cat $p/comm 2>/dev/null) $(sed -n "s/^Pss: *//p" $p/smaps_rollup 2>/dev/null)"; done'
-
-
-def memory(container: str) -> dict[str, float]:
-    """MiB of a container's processes, what they share divided among them (PSS): all of them, and a worker's median."""
-    said = docker.run("exec", container, "sh", "-c", PSS)
-    found = re.findall(r"^/proc/\d+ (?!sh |cat |sed )\S+.* (\d+) kB$", said, re.MULTILINE)
-    sizes = sorted((int(size) / 1024 for size in found), reverse=True)
-    return {"total": sum(sizes), "worker": statistics.median(sizes[:WORKERS]), "processes": len(sizes)}
+    return dict(zip(ids, kernel.processes(list(ids.values())), strict=True))
 
 
 def start(generator: str, container: str, url: str) -> float:
@@ -315,11 +283,13 @@ def rounds(root: Path, generator: str) -> Iterator[dict[str, float | str]]:
                     said = []
                     for app in targets(load, via):
                         drained(f"http://127.0.0.1:{PORT}/{app_of(app)}/healthz")
-                        before = cpu(pids[app_of(app)]), cpu(pids["edge"])
+                        before = kernel.cpu(pids[app_of(app)]), kernel.cpu(pids["edge"])
                         made = visit(generator, url(app, load, via), load)
                         used = [
                             after - first
-                            for after, first in zip((cpu(pids[app_of(app)]), cpu(pids["edge"])), before, strict=True)
+                            for after, first in zip(
+                                (kernel.cpu(pids[app_of(app)]), kernel.cpu(pids["edge"])), before, strict=True
+                            )
                         ]
                         each = max(made["rps"] * SECONDS, 1)
                         price = {"app_us": used[0] / each * 1e6, "edge_us": used[1] / each * 1e6}
@@ -339,7 +309,7 @@ def main() -> int:
                 for name in targets(LOADS["hello"], "chain"):  # what is loaded at first use is loaded then
                     visit(generator, url(name, LOADS["hello"], "chain"), LOADS["hello"])
                 visits = list(rounds(root, generator))
-                sizes = {name: memory(ids[app_of(name)]) for name in gateways.GATEWAYS}
+                sizes = {name: kernel.parts(ids[app_of(name)], WORKERS) for name in gateways.GATEWAYS}
                 starts: dict[str, list[float]] = {name: [] for name in gateways.GATEWAYS}
                 health = Load("/healthz", 1, "")
                 for _ in range(STARTS):

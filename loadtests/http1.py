@@ -10,6 +10,7 @@ import asyncio
 import select
 import ssl
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import h11
@@ -41,6 +42,8 @@ class Connection:
         self._http = h11.Connection(h11.CLIENT)
         self.framed = False
         """Whether the answer says where it ends: else the end of the connection is the end of it, meant or not."""
+        self.timing = ""
+        """Where the last answer's time went, as it says itself (Server-Timing)."""
 
     @classmethod
     async def open(cls, edge: Edge) -> Connection:
@@ -62,10 +65,12 @@ class Connection:
         waiting.register(self._writer.get_extra_info("socket").fileno(), select.POLLIN)
         return not waiting.poll(0)
 
-    async def request(self, method: str, target: str, body: bytes = b"", close: bool = False) -> int:
-        """Writes the request and returns the answer's status. `close`: announces that this is the last one."""
-        headers = [("Host", self._edge.authority), ("User-Agent", "gatehouse-proof")]
-        headers += [("Content-Length", str(len(body)))] if method == "POST" else []
+    async def request(
+        self, method: str, target: str, body: bytes = b"", close: bool = False, more: Mapping[str, str] | None = None
+    ) -> int:
+        """Writes the request and returns the answer's status. `close`: announces that this is the last one; more: headers."""
+        headers = [("Host", self._edge.authority), ("User-Agent", "gatehouse-proof"), *(more or {}).items()]
+        headers += [("Content-Length", str(len(body)))] if body or method == "POST" else []
         headers += [("Connection", "close")] if close else []
         events = (h11.Request(method=method, target=target, headers=headers), h11.Data(body), h11.EndOfMessage())
         # Not drained: an answer that comes before the whole body was taken has to be read.
@@ -74,6 +79,7 @@ class Connection:
             pass
         names = {name for name, _ in event.headers}
         self.framed = b"transfer-encoding" in names or b"content-length" in names
+        self.timing = ", ".join(value.decode("latin-1") for name, value in event.headers if name == b"server-timing")
         return event.status_code
 
     async def receive(self) -> bytes:
@@ -85,9 +91,11 @@ class Connection:
             self._http.start_next_cycle()
         return b""
 
-    async def exchange(self, method: str, target: str, body: bytes = b"", close: bool = False) -> tuple[int, bytes]:
+    async def exchange(
+        self, method: str, target: str, body: bytes = b"", close: bool = False, more: Mapping[str, str] | None = None
+    ) -> tuple[int, bytes]:
         """A whole request: status and body."""
-        status = await self.request(method, target, body, close)
+        status = await self.request(method, target, body, close, more)
         parts = []
         while part := await self.receive():
             parts.append(part)

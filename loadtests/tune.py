@@ -1,0 +1,541 @@
+"""`make tune APP=shop`: measures which gateway, workers and threads carry the app's own requests best on what it may use.
+
+    python -m loadtests.tune shop [--apply] [--mix FILE | --recorded] [--rate 40] [--p95 300]
+    python -m loadtests.tune shop --capacity
+
+Candidates run as containers of the app's own image, in a Compose project of their own beside the stack, with the app's limits; the
+stack itself is not touched. They are asked in turns, in the open model. Which is chosen, and why: loadtests/tuner.py.
+Writes build/tune/APP/tune.json (every visit), tune.html. Exit codes:
+
+    0    done; nothing is changed unless --apply
+    1    it could not be done; 2: something is written wrongly
+    3    no configuration meets the limit
+    4    nothing is known: the load generator was late
+    130  interrupted
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import json
+import math
+import os
+import platform
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+
+from loadtests import kernel, machine, mix, slo, tune_page, tuner
+from loadtests.drive import Load
+from loadtests.http1 import Edge
+from loadtests.tuner import Candidate, Character, Decision, Visit
+from stack import docker, gateways, images, limits, process, sizing
+from stack.compose import Compose
+from stack.errors import Failed
+from stack.load import AppPlan, Site, SiteError, load_site
+from stack.model import App, Tls, size_bytes
+from stack.render import NGINX_IMAGE
+from stack.rewrite import diff, rewrite
+from stack.say import console, errors, say
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+WARMUP = 1.5
+"""s of each visit that do not count."""
+PER_CORE = 150.0
+"""Requests a second that the generator asks for at most, for each of this machine's cores: the app needs them, too."""
+STEPS = 7
+"""Rates that are tried until it is known how much a configuration carries."""
+P95 = 1000.0
+"""ms. Where no limit is written."""
+MIXES = ("mix.yml", "the edge's access log", "/ alone")
+
+
+class Beside:
+    """Candidates of one app beside the stack that runs, as services of another Compose project."""
+
+    def __init__(self, site: Site, plan: AppPlan) -> None:
+        self.plan, self._tags = plan, set[str]()
+        self.root = site.root / ".local/tune"
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        environment = site.environment.model_copy(
+            update={
+                "name": f"{site.environment.name[:24].rstrip('-')}-tune", "http_port": port, "bind": "127.0.0.1",
+                "tls": Tls(certificate="off"), "limits": None, "trusted_proxies": [], "apps": {},
+                "edge": site.environment.edge.model_copy(update={"timing": "open", "index": False}),
+            }
+        )  # fmt: skip
+        self.site = replace(site, root=self.root, environment=environment, apps={})
+        self.secrets = site.root / ".local/secrets" / plan.name
+        self._pids: dict[str, list[int]] = {}
+        self._ids: dict[str, list[str]] = {}
+        self._names: dict[Candidate, str] = {}
+        self._edge = Edge("", 0, "", None)
+
+    def bring(self, candidates: Sequence[Candidate], replicas: int = 1) -> None:
+        """Has these run, healthy, and no other. Raises Failed where one does not come up."""
+        self._names = {c: self.plan.name + (f"-{n}" if n else "") for n, c in enumerate(candidates)}
+        apps = {name: self._plan(name, c, replicas) for c, name in self._names.items()}
+        for plan in apps.values():
+            self._image(plan)
+            link = self.root / ".local/secrets" / plan.name
+            if self.secrets.is_dir() and not link.is_symlink():
+                link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                link.symlink_to(self.secrets, target_is_directory=True)
+        stack = Compose(replace(self.site, apps=apps))
+        try:
+            stack.up()
+        except Failed as failure:
+            named = next((f" ({c})" for c, name in self._names.items() if str(failure).startswith(f"{name}:")), "")
+            raise Failed(f"{failure}{named}. Nothing was changed", failure.log) from None
+        found = stack.containers()
+        self._ids = {service: [c.id for c in found if c.service == service] for service in {c.service for c in found}}
+        self._pids = {service: kernel.processes(ids) for service, ids in self._ids.items()}
+        networks = json.loads(
+            docker.run("inspect", "--format", "{{json .NetworkSettings.Networks}}", self._ids["edge"][0])
+        )
+        # Not the published port: it goes through docker-proxy, and most of the time would be spent there.
+        address = networks[f"{stack.project}_edge"]["IPAddress"]
+        self._edge = Edge(address, 8080, self.site.environment.domains[0], None)
+
+    def _plan(self, name: str, c: Candidate, replicas: int) -> AppPlan:
+        """The app as the candidate, under a route of its own; what it runs besides requests does not."""
+        app, gateway = self.plan.app, gateways.GATEWAYS[c.gateway]
+        changed = app.model_copy(
+            update={
+                "gateway": c.gateway, "workers": c.workers, **({"threads": c.threads} if tuner.threaded(c.gateway) else {}),
+                "route": None, "host": None, "processes": {}, "replicas": replicas, "placement": {},
+                "preload": app.preload and gateway.preloads, "worker_memory": "1M",  # what is measured counts, and no estimate
+                "max_requests": app.max_requests if gateway.recycles else 0,
+                # The running stack's has been run for the same data; volumes are the candidates' own, and empty.
+                "release_command": app.release_command if app.volumes else [],
+            }
+        )  # fmt: skip
+        return AppPlan(name, self.plan.folder, changed, gateway, sizing.workers(changed))
+
+    def _image(self, plan: AppPlan) -> None:
+        """The app's own image, under the candidate's name too."""
+        own, name = replace(plan, name=self.plan.name), images.name(plan)
+        images.ensure([own], [NGINX_IMAGE])
+        if plan.name != self.plan.name and not images.exists(name):
+            docker.run("tag", images.name(own), name)
+        if plan.name != self.plan.name:
+            self._tags.add(name)
+
+    def load(self, c: Candidate, requests: Sequence[mix.Request], patience: float) -> Load:
+        return Load(self._edge, f"/{self._names[c]}", requests, patience)
+
+    def cpu(self, service: Candidate | None) -> float:
+        """s of CPU time of all its containers so far; None: the edge's."""
+        return sum(map(kernel.cpu, self._pids[self._names[service] if service else "edge"]))
+
+    def memory(self, c: Candidate) -> float:
+        """MiB of the replica that holds most."""
+        return max(map(kernel.memory, self._pids[self._names[c]]))
+
+    def parts(self, c: Candidate) -> dict[str, float]:
+        return kernel.parts(self._ids[self._names[c]][0], c.workers)
+
+    def clear(self) -> None:
+        """Removes all of it. Not to be interrupted."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        with contextlib.redirect_stdout(None):
+            project = self.site.environment.name
+            docker.run(
+                "compose",
+                "--project-name",
+                project,
+                "down",
+                "--remove-orphans",
+                "--volumes",
+                "--timeout=3",
+                undisturbed=True,
+            )
+        for tag in self._tags:
+            docker.run("image", "rm", "--no-prune", tag)
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def beside(site: Site, plan: AppPlan) -> Iterator[Beside]:
+    """One at a time; gone at the end, whatever happens."""
+    (site.root / ".local").mkdir(mode=0o700, exist_ok=True)
+    with (site.root / ".local/tune.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Failed("another make tune runs on this site. Wait for it to end") from None
+        stand = Beside(site, plan)
+        try:
+            yield stand
+        finally:
+            stand.clear()
+
+
+# --- measuring --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Bench:
+    """Measures candidates that run."""
+
+    stand: Beside
+    requests: Sequence[mix.Request]
+    limit: float
+    """ms of p95 that are to be met."""
+
+    @property
+    def patience(self) -> float:
+        """s for an answer: what takes three times the limit has failed, and more would only take time."""
+        return min(max(3 * self.limit / 1000, 2.0), 30.0)
+
+    def visit(self, number: int, c: Candidate, rate: float, seconds: float) -> Visit:
+        """One visit in the open model. Requests and their times are those of the round: a queue at 60 % of its rate differs more
+        between two draws of arrivals than between two configurations."""
+        load = self.stand.load(c, self.requests, self.patience)
+        started, busy, used = time.monotonic(), machine.ticks(), self.stand.cpu(c)
+        asyncio.run(load.open(rate, WARMUP, seconds, seed=number))
+        used, took = self.stand.cpu(c) - used, time.monotonic() - started
+        return Visit(
+            number, c, rate, seconds, len(load.totals), load.failures.total(),
+            p50=load.percentile("total", 50), p95=load.percentile("total", 95),
+            queue=load.percentile("queue", 95), nginx=load.percentile("nginx", 95), app=load.app,
+            cpu=used / max(load.sent, 1) * 1000, cpus=used / took, machine=machine.share(busy, machine.ticks()) or 0.0,
+            memory=self.stand.memory(c), lag=load.percentile("lag", 99), failures=dict(load.failures),
+        )  # fmt: skip
+
+    def character(self, c: Candidate) -> tuple[Character, float]:
+        """What one request is to the app, and the s of CPU time that Nginx takes for it. Raises Failed where one fails."""
+        stand, idle, quiet = self.stand, self.stand.cpu(c), 1.5
+        time.sleep(quiet)
+        idle = (stand.cpu(c) - idle) / quiet
+        asyncio.run((warm := stand.load(c, self.requests, 30.0)).one_by_one(1.0, 0))
+        load = stand.load(c, self.requests, 30.0)
+        started, used, edge = time.monotonic(), stand.cpu(c), stand.cpu(None)
+        if not warm.failures:
+            asyncio.run(load.one_by_one(5.0, 1))
+        if failures := [*warm.failures, *load.failures]:
+            raise Failed(f"{stand.plan.name} fails before there is any load: {failures[0]}. Nothing was changed")
+        took = time.monotonic() - started
+        used = max(stand.cpu(c) - used - idle * took, 0.0)
+        memory = stand.parts(c)
+        worker = memory["worker"]
+        parent = max(memory["total"] - worker * c.workers, 0.0)
+        each = max(load.sent, 1)
+        return Character(load.app / 1000, used / each, worker, parent), (stand.cpu(None) - edge) / each
+
+    def capacity(self, c: Candidate, first: float, cap: float, seconds: float) -> list[Visit]:
+        """Visits at higher and lower rates, until the highest that meets the limit is known."""
+        visits: list[Visit] = []
+        tried: dict[float, bool] = {}
+        while len(visits) < STEPS and (rate := tuner.next_rate(tried, first, cap)):
+            visits.append(self.visit(0, c, rate, seconds))
+            tried[rate] = visits[-1].valid and visits[-1].meets(self.limit)
+        return visits
+
+
+def highest(visits: Sequence[Visit], limit: float) -> float:
+    """Requests a second that met the limit."""
+    return tuner.highest({v.rate: v.valid and v.meets(limit) for v in visits})
+
+
+# --- what is asked, and of what ---------------------------------------------------------------------------------------
+
+
+def requests_of(site: Site, plan: AppPlan, given: Path | None, from_log: bool) -> tuple[list[mix.Request], str]:
+    """What to ask, and where that is from: a file, the edge's log, or / alone."""
+    file = given or plan.folder / "mix.yml"
+    if given or (file.is_file() and not from_log):
+        return mix.read(file, site.root), str(file.relative_to(site.root) if file.is_relative_to(site.root) else file)
+    stack = Compose(site)
+    edges = [c.id for c in stack.containers() if c.service == "edge"]
+    if found := mix.recorded((line for edge in edges for line in stack.log(edge, 20000)), plan):
+        return found, f"{len(found)} kinds of GET in the edge's access log"
+    if from_log:
+        raise Failed(
+            f"the edge's log has fewer than {mix.LEAST} answered GETs of {plan.name}. Use it for a while, or write apps/{plan.name}/mix.yml (docs/tune.md)"
+        )
+    return [
+        mix.Request(path="/")
+    ], f"GET / alone: the edge's log has few requests of {plan.name}, and apps/{plan.name}/mix.yml is not there"
+
+
+def current_of(plan: AppPlan) -> Candidate:
+    return tuner.candidate(plan.gateway.name, plan.sizing.workers, plan.app.threads)
+
+
+def allowed(plan: AppPlan) -> list[str]:
+    """Gateways that this app may be tried on: of its own Dockerfile's image only those that are in it."""
+    own = (plan.folder / "Dockerfile").is_file()
+    fitting = [g for g in gateways.GATEWAYS.values() if g.interface == plan.app.interface]
+    return [g.name for g in fitting if not own or g.files == plan.gateway.files]
+
+
+def limit_of(site: Site, given: float | None) -> tuple[float, str]:
+    """ms of p95 that are to be met, and where that stands."""
+    if given:
+        return given, "--p95"
+    written = slo.load(site.root, site.env)
+    if written and (found := written.total.get("p95")):
+        return found, f"environments/slo/{site.env}.yml"
+    return P95, "the default"
+
+
+def tune(site: Site, plan: AppPlan, options: argparse.Namespace) -> int:
+    current, (limit, whence) = current_of(plan), limit_of(site, options.p95)
+    requests, source = requests_of(site, plan, options.mix, options.recorded)
+    memory, app = size_bytes(plan.app.memory) / kernel.MIB, plan.app
+    say.line(f"{plan.name} is now {current}; cpus {app.cpus:g}, memory {app.memory}")
+    say.line(f"asked: {source}")
+    with beside(site, plan) as stand:
+        stand.bring([current])
+        bench = Bench(stand, requests, limit)
+        of, edge = bench.character(current)
+        say.line(
+            f"a request: {of.service * 1000:.1f} ms in the app, {of.cpu * 1000:.2f} ms of CPU; a worker: {of.worker:.0f} MiB"
+        )
+        say.line(tuner.advice(of))
+        if of.fit(memory) < 1:
+            raise Failed(
+                f"memory {app.memory} holds no worker: one needs {of.worker:.0f} MiB, besides {of.parent:.0f} MiB, of {sizing.MEMORY_SHARE:.0%} of it. Nothing was changed"
+            )
+        cap = PER_CORE * (os.cpu_count() or 1)
+        rate = min(options.rate or cap, tuner.fair_rate(of, app.cpus, cap))
+        if options.rate and rate < options.rate:
+            say.line(
+                f"{options.rate:g} requests a second are more than {app.cpus:g} cpus or this machine can be asked for"
+            )
+        among = tuner.candidates(current, of, app.cpus, memory, rate, allowed(plan))
+        length = options.seconds or tuner.visit_seconds(rate)
+        say.line(
+            f"{len(among)} configurations at {rate:.0f} requests a second, p95 <= {limit:g} ms ({whence}), {length:.0f} s a visit"
+        )
+        stand.bring(among)
+
+        def visit(number: int, c: Candidate, seconds: float) -> Visit:
+            v = bench.visit(number, c, rate, seconds)
+            trouble = "" if v.valid else f"; INVALID: the generator was {v.lag:.0f} ms late"
+            trouble += f"; {v.failed} of {v.requests} failed" if v.failed else ""
+            say.line(f"  {c!s:<42} p95 {v.p95:6.0f} ms, queue {max(v.queue, 0):5.0f} ms, {v.memory:4.0f} MiB{trouble}")
+            return v
+
+        visits = tuner.search(visit, among, current, limit, length, say.line)
+        decision = tuner.decide(visits, among, current, limit)
+        rule = next((c for c in among if c == tuner.control(app.interface, app.cpus)), None)
+        most: dict[Candidate, list[Visit]] = {}
+        if decision.choice:
+            for c in dict.fromkeys([decision.choice, *([rule] if rule else [])]):
+                expected = 0.9 * min(tuner.ceilings(of, c.slots, app.cpus, os.cpu_count() or 1, edge, cap).values())
+                most[c] = bench.capacity(c, expected, 2 * cap, min(length, 5.0))
+                say.line(f"{c} carries {highest(most[c], limit):.0f} requests a second")
+    raw = {
+        **facts(plan, source, requests, limit), "rate": rate, "character": asdict(of) | {"waits": of.waits, "edge": edge},
+        "current": asdict(current), "control": asdict(rule) if rule else None, "candidates": [asdict(c) for c in among],
+        "choice": asdict(decision.choice) if decision.choice else None, "changes": decision.changes, "sentence": decision.sentence,
+        "advice": tuner.advice(of), "visits": [asdict(v) for v in visits],
+        "capacity": [{"candidate": asdict(c), "rate": highest(found, limit), "visits": [asdict(v) for v in found]} for c, found in most.items()],
+    }  # fmt: skip
+    keep(site, plan, raw)
+    return conclude(site, plan, options.apply, decision, visits, rule, most, limit, of)
+
+
+def settings(choice: Candidate, of: Character, app: App) -> dict[str, str | int | float]:
+    """What app.yml is to say, in its order."""
+    values: dict[str, str | int | float] = {"gateway": choice.gateway, "workers": choice.workers}
+    if tuner.threaded(choice.gateway):
+        values["threads"] = choice.threads
+    if choice.workers * size_bytes(app.worker_memory) > sizing.MEMORY_SHARE * size_bytes(app.memory):
+        values["worker_memory"] = f"{math.ceil(of.worker)}M"  # so many fit, as measured
+    return values | {"waits": round(min(of.waits, 0.99), 2)}
+
+
+def conclude(
+    site: Site, plan: AppPlan, apply: bool, decision: Decision, visits: Sequence[Visit], rule: Candidate | None,
+    most: Mapping[Candidate, Sequence[Visit]], limit: float, of: Character,
+) -> int:  # fmt: skip
+    """Says what came of it, and writes it where that is asked; the exit code."""
+    late = sum(not v.valid for v in visits)
+    if late:
+        say.line(
+            f"{late} of {len(visits)} visits were INVALID, because the load generator was late, and were not counted"
+        )
+    if decision.choice is None:
+        known = any(v.valid for v in visits)
+        sentence = decision.sentence if known else "nothing is known: the load generator was late in every visit"
+        errors.print(f"[red]error:[/] {escape(sentence)}. Nothing was changed")
+        return slo.MISSED if known else slo.INVALID
+    console.print(f"[bold]{escape(decision.sentence)}[/]")
+    for c, found in most.items():
+        word = f"the rule of thumb, {c}," if c == rule and c != decision.choice else str(c)
+        say.line(f"{word} carries {highest(found, limit):.0f} requests a second with p95 <= {limit:g} ms")
+    if rule and rule != decision.choice and (against := tuner.ratio(visits, decision.choice, rule)):
+        say.line(f"its p95 is {against} that of the rule of thumb at the same rate")
+    if not decision.changes:
+        say.line("nothing was changed")
+        return 0
+    values, name = settings(decision.choice, of, plan.app), f"apps/{plan.name}/app.yml"
+    file = plan.folder / "app.yml"
+    before = file.read_text("utf-8")
+    written = [key for key in ("entry", "gateway", "workers") if plan.origins.get(key) == name]
+    after = rewrite(before, values, after=written[-1])
+    for line in diff(before, after, name):
+        console.print(line, markup=False)
+    hidden = [key for key in values if plan.origins.get(key, name) != name]
+    if hidden:
+        say.line(
+            f"environments/{site.env}.yml sets {', '.join(hidden)} of this app and wins over app.yml: change it there"
+        )
+    if apply and not hidden:
+        file.write_text(after, "utf-8")
+        say.line(f"{name} is written. Type: make up")
+    elif not apply:
+        say.line("nothing was changed. To write this: make tune with APPLY=1")
+    return 0
+
+
+def capacity(site: Site, plan: AppPlan, options: argparse.Namespace) -> int:
+    """`make capacity`: what the app carries as it is set now, and what is in the way of more."""
+    current, (limit, whence) = current_of(plan), limit_of(site, options.p95)
+    requests, source = requests_of(site, plan, options.mix, options.recorded)
+    app, memory = plan.app, size_bytes(plan.app.memory) / kernel.MIB
+    cores, cap = os.cpu_count() or 1, 2 * PER_CORE * (os.cpu_count() or 1)
+    say.line(
+        f"{plan.name}: {current}, {app.replicas} x cpus {app.cpus:g}, memory {app.memory}; p95 <= {limit:g} ms ({whence})"
+    )
+    say.line(f"asked: {source}")
+    grown: dict[int, list[Visit]] = {}
+    with beside(site, plan) as stand:
+        bench = Bench(stand, requests, limit)
+        for replicas in dict.fromkeys((app.replicas, 2 * app.replicas)):
+            stand.bring([current], replicas)
+            if not grown:
+                of, edge = bench.character(current)
+            first = highest(grown[app.replicas], limit) if grown else tuner.fair_rate(of, replicas * app.cpus, cap / 2)
+            length = options.seconds or tuner.visit_seconds(first or 1)
+            grown[replicas] = bench.capacity(current, first or 1, cap, length)
+            for v in grown[replicas]:
+                say.line(
+                    f"  {replicas} replica{'s' * (replicas > 1)} at {v.rate:6.1f}/s: p95 {v.p95:6.0f} ms{'' if v.meets(limit) and v.valid else ' (missed)'}"
+                )
+    visits, slots = grown[app.replicas], current.slots and current.slots * app.replicas
+    missed = min((v for v in visits if not (v.valid and v.meets(limit))), key=lambda v: v.rate, default=None)
+    found, cpus = highest(visits, limit), app.replicas * app.cpus
+    most = tuner.ceilings(of, slots, min(cpus, cores), cores, edge, cap)
+    why = (
+        tuner.broke(missed, slots, min(cpus, cores), memory)
+        if missed
+        else f"the client: more than {cap:g}/s is not asked here"
+    )
+    keep(site, plan, {
+        **facts(plan, source, requests, limit), "character": asdict(of) | {"waits": of.waits, "edge": edge}, "current": asdict(current),
+        "capacity": found, "breaks": why, "ceilings": most,
+        "replicas": {str(n): {"rate": highest(v, limit), "visits": [asdict(each) for each in v]} for n, v in grown.items()},
+    }, "capacity")  # fmt: skip
+    if not any(v.valid for v in visits):
+        errors.print("[red]error:[/] nothing is known: the load generator was late in every visit")
+        return slo.INVALID
+    if not found:
+        errors.print(f"[red]error:[/] p95 <= {limit:g} ms is not met at any rate: {escape(why)}")
+        return slo.MISSED
+    console.print(f"[bold]{plan.name} carries {found:.0f} requests a second with p95 <= {limit:g} ms[/]")
+    say.line(f"first in the way: {why}")
+    say.line(
+        f"by what a request takes, each part is busy all the time at: {', '.join(f'{name} {rate:,.0f}/s' for name, rate in most.items())}"
+    )
+    for replicas, more in list(grown.items())[1:]:
+        say.line(
+            f"{replicas} replicas carry {highest(more, limit) / found:.1f} times as much on this machine of {cores} cores"
+        )
+    return 0
+
+
+def facts(plan: AppPlan, source: str, requests: Sequence[mix.Request], limit: float) -> dict[str, Any]:
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "app": plan.name,
+        "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.release()}, load average {os.getloadavg()[0]:.1f}",
+        "cpus": plan.app.cpus, "memory": plan.app.memory, "p95": limit, "asked": source,
+        "requests": [r.model_dump() for r in requests],
+        "in_flight": limits.in_flight(plan.app, plan.sizing.workers).number,
+    }  # fmt: skip
+
+
+def keep(site: Site, plan: AppPlan, raw: dict[str, Any], name: str = "tune") -> None:
+    folder = site.root / "build/tune" / plan.name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(raw, indent=1) + "\n")
+    if name == "tune":
+        (folder / "tune.html").write_text(tune_page.page(raw), "utf-8")
+        say.line(f"build/tune/{plan.name}/tune.html, tune.json: every visit")
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < 1e6:
+        raise argparse.ArgumentTypeError(f"{text}: should be above 0")
+    return number
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        "python -m loadtests.tune", description="Measures an app's best gateway, workers and threads."
+    )
+    parser.add_argument("app", help="a folder of apps/")
+    parser.add_argument("--root", type=Path, default=os.environ.get("GATEHOUSE_ROOT") or REPOSITORY)
+    parser.add_argument("--env", default=os.environ.get("GATEHOUSE_ENV") or "local")
+    parser.add_argument("--apply", action="store_true", help="write what is chosen into app.yml")
+    parser.add_argument("--capacity", action="store_true", help="only what it carries as it is set now")
+    parser.add_argument("--mix", type=Path, help="file with what to ask")
+    parser.add_argument("--recorded", action="store_true", help="ask what the edge's log has")
+    parser.add_argument("--rate", type=positive, help="requests a second to tune for")
+    parser.add_argument("--p95", type=positive, help="ms that p95 may be at most")
+    parser.add_argument("--seconds", type=positive, help="of a visit")
+    options = parser.parse_args(arguments)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    try:
+        site = load_site(Path(options.root).resolve(), options.env)
+        if site.environment.engine != "compose" or process.running(site.root) is not None:
+            raise Failed(
+                "this is measured in containers on this machine: it wants Docker, and an environment with engine: compose"
+            )
+        if options.app not in site.apps:
+            raise Failed(f"no app {options.app!r} here. Allowed: {', '.join(site.apps)}")
+        if options.mix and not options.mix.is_file():
+            raise Failed(f"{options.mix}: no such file")
+        docker.client()
+        return (capacity if options.capacity else tune)(site, site.apps[options.app], options)
+    except SiteError as error:
+        for problem in error.problems:
+            errors.print(f"[red]error:[/] {escape(str(problem))}")
+        return 2
+    except Failed as failure:
+        for line in failure.log:
+            errors.print(f"  | {line}", markup=False)
+        errors.print(f"[red]error:[/] {escape(str(failure))}")
+        return 1
+    except KeyboardInterrupt:
+        errors.print("interrupted; the stack is as it was")
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
