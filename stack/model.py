@@ -202,7 +202,7 @@ class App(Strict):
 
     waits: Annotated[float, Field(ge=0, le=0.99)] | None = None
     """Part of its time in the app that a request waits, for a database or another service, and uses no CPU: 0.9 of one that
-    computes for 10 ms and takes 100. `make tune` measures it. With it `workers: auto` knows how many processes that do one
+    computes for 10 ms and takes 100. With it `workers: auto` knows how many processes that do one
     thing at a time keep the cpus busy, and a number of workers or threads that cannot is warned of."""
 
     replicas: Annotated[int, Field(ge=1, le=100)] = 1
