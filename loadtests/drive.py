@@ -1,4 +1,4 @@
-"""Load for one visit of `make tune`: open model, so that what a queue does to later requests counts. Bounded in rate, time and
+"""Load for one visit of loadtests/tune.py: open model, so that what a queue does to later requests counts. Bounded in rate, time and
 requests in flight; ends by itself."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The requests that `make tune` and `make capacity` ask an app: from a file, or as clients asked them of the edge.
+"""The requests that loadtests/tune.py asks an app: from a file, or as clients asked them of the edge.
 
     # apps/shop/mix.yml
     requests:

@@ -1,4 +1,4 @@
-"""`make tune APP=shop`: measures which gateway, workers and threads carry the app's own requests best on what it may use.
+"""Measures which gateway, workers and threads carry an app's own requests best on what it may use. Work in progress: no verb yet.
 
     python -m loadtests.tune shop [--apply] [--mix FILE | --recorded] [--rate 40] [--p95 300]
     python -m loadtests.tune shop --capacity
@@ -179,7 +179,7 @@ def beside(site: Site, plan: AppPlan) -> Iterator[Beside]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise Failed("another make tune runs on this site. Wait for it to end") from None
+            raise Failed("loadtests.tune runs on this site already. Wait for it to end") from None
         stand = Beside(site, plan)
         try:
             yield stand
@@ -268,7 +268,7 @@ def requests_of(site: Site, plan: AppPlan, given: Path | None, from_log: bool) -
         return found, f"{len(found)} kinds of GET in the edge's access log"
     if from_log:
         raise Failed(
-            f"the edge's log has fewer than {mix.LEAST} answered GETs of {plan.name}. Use it for a while, or write apps/{plan.name}/mix.yml (docs/tune.md)"
+            f"the edge's log has fewer than {mix.LEAST} answered GETs of {plan.name}. Use it for a while, or write apps/{plan.name}/mix.yml (its form: loadtests/mix.py)"
         )
     return [
         mix.Request(path="/")
@@ -404,12 +404,12 @@ def conclude(
         file.write_text(after, "utf-8")
         say.line(f"{name} is written. Type: make up")
     elif not apply:
-        say.line("nothing was changed. To write this: make tune with APPLY=1")
+        say.line("nothing was changed. To write this, add --apply")
     return 0
 
 
 def capacity(site: Site, plan: AppPlan, options: argparse.Namespace) -> int:
-    """`make capacity`: what the app carries as it is set now, and what is in the way of more."""
+    """What the app carries as it is set now, and what is in the way of more."""
     current, (limit, whence) = current_of(plan), limit_of(site, options.p95)
     requests, source = requests_of(site, plan, options.mix, options.recorded)
     app, memory = plan.app, size_bytes(plan.app.memory) / kernel.MIB

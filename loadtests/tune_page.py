@@ -1,4 +1,4 @@
-"""What `make tune` found, as one HTML file that fetches nothing: every visit is a dot, so that noise is seen."""
+"""What loadtests/tune.py found, as one HTML file that fetches nothing: every visit is a dot, so that noise is seen."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def page(raw: Mapping[str, Any]) -> str:
     limit = size_bytes(raw["memory"]) / MIB
     late = sum(not v.valid for v in visits)
     body = [
-        f"<h1>make tune: {html(raw['app'])}</h1>",
+        f"<h1>workers of {html(raw['app'])}</h1>",
         f'<p class="verdict{"" if raw["choice"] else " bad"}">{html(raw["sentence"])}</p>',
         "".join(f"<p>{html(text)}</p>" for text in (*_headline(raw), raw["advice"])),
         f"<p class=bad>{late} visits were INVALID, because the load generator was late: they are grey, and do not count.</p>" * bool(late),
@@ -43,7 +43,7 @@ def page(raw: Mapping[str, Any]) -> str:
         table(["request", "weight"], ((f"{r['method']} {r['path']}", f"{r['weight']:g}") for r in raw["requests"])),
         '<p class="dim">All visits, raw: <code>tune.json</code>. A ratio is one of p95s within a round; its interval is of all rounds.</p>',
     ]  # fmt: skip
-    return document(f"make tune: {raw['app']}", "\n".join(body), pages.CHARTS)
+    return document(f"workers of {raw['app']}", "\n".join(body), pages.CHARTS)
 
 
 def _visit(raw: Mapping[str, Any]) -> Visit:

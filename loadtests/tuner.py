@@ -1,4 +1,4 @@
-"""What `make tune` and `make capacity` decide: which configurations to try, at which rate, and what the measurements say.
+"""What loadtests/tune.py decides: which configurations to try, at which rate, and what the measurements say.
 Facts in, facts out.
 
 p95 alone means little on a shared machine: the same configuration was 40 % apart between rounds, while all of a round moved

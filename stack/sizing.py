@@ -27,7 +27,7 @@ def workers(app: App) -> Sizing:
     threads and event loops carry the concurrency. Only processes that do one thing at a time need spare ones.
     """
     cpus, gateway = app.cpus, app.chosen_gateway
-    fit = int(MEMORY_SHARE * size_bytes(app.memory) // size_bytes(app.worker_memory))
+    fit = _fit(app)
     if app.workers != "auto":
         return Sizing(app.workers, "set by you")
     whole = math.ceil(cpus)
@@ -57,6 +57,11 @@ def workers(app: App) -> Sizing:
     return Sizing(wanted, why)
 
 
+def _fit(app: App) -> int:
+    """Workers that the memory limit holds."""
+    return int(MEMORY_SHARE * size_bytes(app.memory) // size_bytes(app.worker_memory))
+
+
 def busy(app: App) -> int:
     """Requests at a time that keep the app's cpus busy; of an app whose waiting is not known, one a cpu."""
     # Not a whole one more for 1 / (1 - 0.9) = 10.000000000000002.
@@ -72,8 +77,7 @@ def warnings(app: App) -> Iterator[str]:
     """A sentence for each number of the app's own that does not fit its limits, or that its cpus cannot use."""
     if app.workers == "auto":
         return
-    gateway, whole = app.chosen_gateway, math.ceil(app.cpus)
-    fit = int(MEMORY_SHARE * size_bytes(app.memory) // size_bytes(app.worker_memory))
+    gateway, whole, fit = app.chosen_gateway, math.ceil(app.cpus), _fit(app)
     if app.workers > fit:
         yield f"workers: {app.workers} of worker_memory {app.worker_memory} do not fit: memory {app.memory} x {MEMORY_SHARE:g} holds {fit}. Raise memory, lower worker_memory if they need less, or set workers: auto"
     one_at_a_time = gateway.concurrency == "process"

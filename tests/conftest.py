@@ -9,7 +9,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,6 +81,35 @@ def new_checkout(root: Path, name: str, http_port: int, https_port: int, apps: l
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("of-a-test-run")
     return Checkout(root)
+
+
+@contextmanager
+def own_site(
+    root: Path,
+    environment: Mapping[str, object],
+    apps: Mapping[str, tuple[str, Mapping[str, object]]],
+    as_sample: bool = False,
+) -> Iterator[Checkout]:
+    """A site of a test's own, up; stopped and removed at the end. apps: name -> the text of its app.py, and app.yml's data.
+    as_sample: each has what the sample app of its name requires; else nothing."""
+    yaml = YAML()
+    for name, (code, settings) in apps.items():
+        folder = root / "apps" / name
+        folder.mkdir(parents=True)
+        (folder / "app.py").write_text(code)
+        required = (REPOSITORY / "apps" / name / "requirements.txt").read_text() if as_sample else ""
+        (folder / "requirements.txt").write_text(required)
+        yaml.dump(settings, folder / "app.yml")
+    (root / "environments").mkdir()
+    yaml.dump(
+        {"engine": "compose", "domains": ["localhost", "127.0.0.1"], **environment}, root / "environments/local.yml"
+    )
+    checkout = Checkout(root)
+    try:
+        checkout.run("up")
+        yield checkout
+    finally:
+        checkout.run("down", "--volumes", check=False)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from stack import docker
-from tests.conftest import Checkout
+from tests.conftest import Checkout, own_site
 
 HTTP, HTTPS = 18092, 18455
 URL = f"http://127.0.0.1:{HTTP}/files"
@@ -76,29 +76,20 @@ def app(environ, start_response):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     """One replica of the app, in one process."""
-    root = tmp_path_factory.mktemp("site")
-    app = root / "apps/files"
-    app.mkdir(parents=True)
-    (app / "app.py").write_text(APP)
-    (app / "requirements.txt").touch()
     settings = {
         "interface": "wsgi",
         "entry": "app:app",
         "workers": 1,
         "paths": {"/static/": {"cache": "revalidate"}, "/hashed/": {"cache": "immutable"}},
     }
-    YAML().dump(settings, app / "app.yml")
-    (root / "environments").mkdir()
-    (root / "environments/local.yml").write_text(
-        f"name: gatehouse-cache\nengine: compose\ndomains: [localhost, 127.0.0.1]\nhttp_port: {HTTP}\n"
-        f"https_port: {HTTPS}\ntls: {{redirect: false, hsts: 0}}\n"
-    )
-    checkout = Checkout(root)
-    try:
-        checkout.run("up")
-        yield checkout
-    finally:
-        checkout.run("down", "--volumes", check=False)
+    environment = {
+        "name": "gatehouse-cache",
+        "http_port": HTTP,
+        "https_port": HTTPS,
+        "tls": {"redirect": False, "hsts": 0},
+    }
+    with own_site(tmp_path_factory.mktemp("site"), environment, {"files": (APP, settings)}) as site:
+        yield site
 
 
 pytestmark = pytest.mark.usefixtures("site")

@@ -13,10 +13,9 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from ruamel.yaml import YAML
 
 from stack import docker
-from tests.conftest import Checkout, needs_docker
+from tests.conftest import Checkout, needs_docker, own_site
 
 HTTP, HTTPS = 18096, 18459
 URL = f"https://localhost:{HTTPS}"
@@ -74,8 +73,6 @@ SETTINGS = {
 # A name beside it has no app: the edge's own answers.
 ENVIRONMENT = {
     "name": "gatehouse-headers",
-    "engine": "compose",
-    "domains": ["localhost", "127.0.0.1"],
     "http_port": HTTP,
     "https_port": HTTPS,
     "tls": {"redirect": True, "hsts": 300},
@@ -87,20 +84,8 @@ ENVIRONMENT = {
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
-    root = tmp_path_factory.mktemp("site")
-    app = root / "apps/headers"
-    app.mkdir(parents=True)
-    (app / "app.py").write_text(APP)
-    (app / "requirements.txt").touch()
-    YAML().dump(SETTINGS, app / "app.yml")
-    (root / "environments").mkdir()
-    YAML().dump(ENVIRONMENT, root / "environments/local.yml")
-    checkout = Checkout(root)
-    try:
-        checkout.run("up")
-        yield checkout
-    finally:
-        checkout.run("down", "--volumes", check=False)
+    with own_site(tmp_path_factory.mktemp("site"), ENVIRONMENT, {"headers": (APP, SETTINGS)}) as site:
+        yield site
 
 
 @pytest.fixture(params=["http/1.1", "h2"])

@@ -20,7 +20,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from stack import docker
-from tests.conftest import WITHOUT_DOCKER, Checkout, needs_docker
+from tests.conftest import WITHOUT_DOCKER, Checkout, needs_docker, own_site
 
 HTTP, HTTPS = 18098, 18461
 URL = f"http://127.0.0.1:{HTTP}/slow"
@@ -77,20 +77,8 @@ ENVIRONMENT = {
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     """One replica of the app: four threads, and six requests more in front of them."""
-    root = tmp_path_factory.mktemp("site")
-    app = root / "apps/slow"
-    app.mkdir(parents=True)
-    (app / "app.py").write_text(APP)
-    (app / "requirements.txt").touch()
-    YAML().dump(SETTINGS, app / "app.yml")
-    (root / "environments").mkdir()
-    checkout = Checkout(root)
-    write(checkout)
-    try:
-        checkout.run("up")
-        yield checkout
-    finally:
-        checkout.run("down", "--volumes", check=False)
+    with own_site(tmp_path_factory.mktemp("site"), ENVIRONMENT, {"slow": (APP, SETTINGS)}) as site:
+        yield site
 
 
 pytestmark = pytest.mark.usefixtures("site")

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from ruamel.yaml import YAML
 
-from tests.conftest import Checkout
+from tests.conftest import Checkout, own_site
 
 HTTP, HTTPS = 18097, 18460
 
@@ -66,27 +65,15 @@ def fails():  # in a thread
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Checkout]:
-    root = tmp_path_factory.mktemp("site")
-    for name, interface, code in (("flask", "wsgi", FLASKS), ("fastapi", "asgi", FASTAPIS)):
-        folder = root / "apps" / name
-        folder.mkdir(parents=True)
-        (folder / "app.py").write_text(code)
-        (folder / "requirements.txt").write_text(
-            (request.config.rootpath / f"apps/{name}/requirements.txt").read_text()
-        )
-        YAML().dump({"interface": interface, "entry": "app:app", "workers": 2}, folder / "app.yml")
-    (root / "environments").mkdir()
-    (root / "environments/local.yml").write_text(
-        f"name: gatehouse-request\nengine: compose\ndomains: [localhost, 127.0.0.1]\nhttp_port: {HTTP}\n"
-        f"https_port: {HTTPS}\ntls: {{redirect: false}}\n"
-    )
-    checkout = Checkout(root)
-    try:
-        checkout.run("up")
-        yield checkout
-    finally:
-        checkout.run("down", "--volumes", check=False)
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
+    samples = {"flask": ("wsgi", FLASKS), "fastapi": ("asgi", FASTAPIS)}
+    apps = {
+        name: (code, {"interface": interface, "entry": "app:app", "workers": 2})
+        for name, (interface, code) in samples.items()
+    }
+    environment = {"name": "gatehouse-request", "http_port": HTTP, "https_port": HTTPS, "tls": {"redirect": False}}
+    with own_site(tmp_path_factory.mktemp("site"), environment, apps, as_sample=True) as site:
+        yield site
 
 
 @pytest.mark.parametrize("app", ["flask", "fastapi"])

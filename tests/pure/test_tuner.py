@@ -1,4 +1,4 @@
-"""What `make tune` decides, against queues that are simulated: the machine's noise and its rounds with them."""
+"""What loadtests/tuner.py decides, against queues that are simulated: the machine's noise and its rounds with them."""
 
 from __future__ import annotations
 
