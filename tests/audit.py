@@ -85,7 +85,7 @@ def of_check(name: str, site: Checkout) -> Found:
     """As `make check` does it."""
     outputs = [of() for check_, of in check.checks() if check_.split()[0] == name]
     failed = [output for output in outputs if output]
-    return "\n".join(failed) or f"0 findings in {len(outputs)} runs", bool(outputs) and not failed
+    return "\n".join(failed) or f"0 findings ({len(outputs)} x)", bool(outputs) and not failed
 
 
 def ansible_lint(site: Checkout) -> Found:
