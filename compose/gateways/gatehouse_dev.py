@@ -13,8 +13,9 @@ import os
 import pdb
 import socket
 import sys
-import threading
+import time
 import traceback
+from pathlib import Path
 from typing import Any
 
 PORT = 5678  # debuggers' usual one, of which the port outside is published
@@ -100,12 +101,31 @@ def wait_for_somebody(*_: Any, **__: Any) -> None:
     pdb.Pdb(stdin=terminal, stdout=terminal, nosigint=True).set_trace(sys._getframe(1))  # type: ignore[arg-type]
 
 
+def modified(name: str | Path) -> float:
+    """Its modification time; 0 while an editor replaces it."""
+    try:
+        return Path(name).stat().st_mtime
+    except OSError:
+        return 0
+
+
+def watch(reloader: Any) -> None:
+    """Gunicorn's Reloader.run, but what changes while the code is being loaded is a change too (else a second save soon
+    after the first is not seen), and with five looks a second (it has one, and no setting)."""
+    while True:
+        for name in reloader.get_files():
+            when = modified(name)
+            if when and known.setdefault(Path(name).absolute(), when) != when:
+                reloader._callback(name)
+        time.sleep(0.2)
+
+
 sys.breakpointhook = wait_for_somebody
+if "gunicorn.reloader" in sys.modules:
+    known = {path.absolute(): modified(path) for path in Path().rglob("*.py")}
+    sys.modules["gunicorn.reloader"].Reloader.run = watch  # type: ignore[attr-defined]
 try:
     real = load()
 except Exception:
     broken = traceback.format_exc()
-for thread in threading.enumerate():
-    if hasattr(thread, "_interval"):  # Gunicorn's reloader, which looks once a second and offers no setting
-        thread._interval = 0.2
 app = wsgi if INTERFACE == "wsgi" else asgi
