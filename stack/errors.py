@@ -9,3 +9,5 @@ class Failed(Exception):
     def __init__(self, sentence: str, log: list[str] | None = None) -> None:
         super().__init__(sentence)
         self.log = log or []
+        if log:  # a traceback, of a test say, shows them too
+            self.add_note("\n".join(log))

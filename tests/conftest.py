@@ -131,9 +131,8 @@ def pause(container: str) -> None:
 def in_reach(container: str) -> str:
     """An address of one of a stack's containers for requests from here: on the network that this machine has an address
     on. It has none on the apps' own (compose/local.yml.j2)."""
-    label = '{{index .Config.Labels "com.docker.compose.project"}}'
-    reached = f"{docker.run('inspect', '--format', label, container).strip()}_edge"
     networks = json.loads(docker.run("inspect", "--format", "{{json .NetworkSettings.Networks}}", container))
+    reached = f"{next(iter(networks)).rpartition('_')[0]}_edge"
     if reached not in networks:
         docker.run("network", "connect", reached, container)
         networks = json.loads(docker.run("inspect", "--format", "{{json .NetworkSettings.Networks}}", container))
