@@ -30,7 +30,7 @@ from stack.compose import Compose
 from stack.errors import Failed
 from stack.load import load_site
 from stack.render import NGINX_IMAGE
-from stack.say import say
+from stack.say import ended, say
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "docs/results"
@@ -346,7 +346,4 @@ def versions(gateway: gateways.Gateway) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except Failed as failure:
-        sys.exit("\n".join([*failure.log, f"error: {failure}"]))
+    sys.exit(ended(main))

@@ -35,7 +35,7 @@ from stack import compose, docker, images
 from stack.compose import Compose
 from stack.errors import Failed
 from stack.load import load_site
-from stack.say import say
+from stack.say import ended, say
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "docs/results"
@@ -366,7 +366,4 @@ def _bar(name: str, run: Run, longest: float) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except Failed as failure:
-        sys.exit("\n".join([*failure.log, f"error: {failure}"]))
+    sys.exit(ended(main))

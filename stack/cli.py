@@ -11,7 +11,6 @@ import os
 import platform
 import re
 import secrets as random_secrets
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -32,7 +31,7 @@ from stack.load import SiteError, base_url, load_site, unplaced
 from stack.new_app import make as make_app
 from stack.process import Process
 from stack.render import NGINX_IMAGE, render, write
-from stack.say import console, errors, say
+from stack.say import console, ended, say
 from stack.source import Problem
 from stack.symptoms import Finding
 
@@ -45,41 +44,15 @@ AppName = Annotated[str, typer.Argument(help="An app's folder name, or edge.")]
 HERE = Path(__file__).resolve().parent.parent
 
 
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
-
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def verb(function: F) -> F:
-    """A command whose failures end in sentences: exit 2 for bad input, 1 for anything that could not be done."""
+    """A command whose failures end in sentences."""
 
     @functools.wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> None:
-        # A closed terminal or a cancelled job is an interruption like any other: what was begun is undone.
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, _interrupt)
-        try:
-            code = function(*args, **kwargs)
-        except SiteError as error:
-            for problem in error.problems:
-                errors.print(f"[red]error:[/] {escape(str(problem))}")
-            plural = "s" if len(error.problems) != 1 else ""
-            errors.print(
-                f"{len(error.problems)} problem{plural}; nothing was started or changed. Every setting: docs/settings.md"
-            )
-            raise typer.Exit(2) from None
-        except Failed as failure:
-            for line in failure.log:
-                errors.print(f"  | {line}", markup=False)
-            for sentence in str(failure).splitlines():
-                errors.print(f"[red]error:[/] {escape(sentence)}")
-            raise typer.Exit(1) from None
-        except KeyboardInterrupt:
-            errors.print("interrupted")
-            raise typer.Exit(130) from None
-        if isinstance(code, int):
+        if code := ended(lambda: function(*args, **kwargs)):
             raise typer.Exit(code)
 
     return cli.command(function.__name__.removesuffix("_files").removesuffix("_images"))(guarded)  # type: ignore[return-value]
