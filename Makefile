@@ -16,7 +16,7 @@ export GATEHOUSE_ENGINE := $(ENGINE)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help new-app up dev down ps doctor logs restart shell show secret load load-headless load-key load-check lesson compare bench matrix test check audit render reference lock deploy proof rollback releases hosts-up hosts-down test-hosts
+.PHONY: help new-app up dev down ps doctor logs restart shell show secret load load-headless load-key load-check tune capacity lesson compare bench matrix test check audit render reference lock deploy proof rollback releases hosts-up hosts-down test-hosts
 
 help: ## this list                   [ALL=1: a line for each verb]
 	@awk -v all='$(ALL)' -F ':.*## ' ' \
@@ -87,6 +87,15 @@ load-check: .venv/tools ## up to which rate this machine measures rightly
 
 load-key: .venv/tools ## lets load tests see where the time goes on hosts, too
 	@$(STACK) load_key
+
+# --- worker counts
+
+TUNE = $(if $(MIX),--mix $(MIX)) $(if $(RATE),--rate $(RATE)) $(if $(P95),--p95 $(P95)) $(if $(SECONDS),--seconds $(SECONDS))
+tune: .venv/tools ## which gateway, workers and threads carry its own requests   APP=flask [APPLY=1 MIX=recorded P95=300]
+	@.venv/bin/python -m loadtests.tune $(or $(APP),$(error Type: make tune APP=flask)) $(if $(APPLY),--apply) $(TUNE)
+
+capacity: .venv/tools ## what an app carries as it is set, and what is in the way   APP=flask [P95=300]
+	@.venv/bin/python -m loadtests.tune $(or $(APP),$(error Type: make capacity APP=flask)) --capacity $(TUNE)
 
 # --- apps
 

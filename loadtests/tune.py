@@ -1,13 +1,13 @@
-"""Measures which gateway, workers and threads carry an app's own requests best on what it may use. Work in progress: no verb yet.
+"""`make tune` and `make capacity`: which gateway, workers and threads carry an app's own requests best on what it may use; and
+how much it carries as it is set.
 
-    python -m loadtests.tune shop [--apply] [--mix FILE | --recorded] [--rate 40] [--p95 300]
-    python -m loadtests.tune shop --capacity
+    make tune APP=shop           [APPLY=1] [MIX=apps/shop/mix.yml, or recorded] [RATE=40] [P95=300] [SECONDS=5]
+    make capacity APP=shop       [MIX=... P95=... SECONDS=...]
 
-Candidates run as containers of the app's own image, in a Compose project of their own beside the stack, with the app's limits; the
-stack itself is not touched. They are asked in turns, in the open model. Which is chosen, and why: loadtests/tuner.py.
-Writes build/tune/APP/tune.json (every visit), tune.html. Exit codes:
+Configurations run beside the stack (loadtests/beside.py) and are asked in turns, in the open model; which is chosen, and why:
+loadtests/tuner.py. Writes build/tune/APP/: tune.json (every visit) and tune.html; capacity.json. Exit codes:
 
-    0    done; nothing is changed unless --apply
+    0    done; nothing is changed unless APPLY=1
     1    it could not be done; 2: something is written wrongly
     3    no configuration meets the limit
     4    nothing is known: the load generator was late
@@ -18,37 +18,31 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import fcntl
 import json
 import math
 import os
 import platform
-import shutil
-import signal
-import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from rich.markup import escape
 
 from loadtests import kernel, machine, mix, slo, tune_page, tuner
-from loadtests.drive import Load
-from loadtests.http1 import Edge
+from loadtests.beside import Beside, DidNotStart, beside
 from loadtests.tuner import Candidate, Character, Decision, Visit
-from stack import docker, gateways, images, limits, process, sizing
+from stack import docker, gateways, limits, process, sizing
 from stack.compose import Compose
 from stack.errors import Failed
-from stack.load import AppPlan, Site, SiteError, load_site
-from stack.model import App, Tls, size_bytes
-from stack.render import NGINX_IMAGE
+from stack.load import AppPlan, Site, load_site
+from stack.model import App, size_bytes
 from stack.rewrite import diff, rewrite
-from stack.say import console, errors, say
+from stack.say import console, ended, errors, say
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 WARMUP = 1.5
@@ -59,132 +53,8 @@ STEPS = 7
 """Rates that are tried until it is known how much a configuration carries."""
 P95 = 1000.0
 """ms. Where no limit is written."""
-MIXES = ("mix.yml", "the edge's access log", "/ alone")
-
-
-class Beside:
-    """Candidates of one app beside the stack that runs, as services of another Compose project."""
-
-    def __init__(self, site: Site, plan: AppPlan) -> None:
-        self.plan, self._tags = plan, set[str]()
-        self.root = site.root / ".local/tune"
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        environment = site.environment.model_copy(
-            update={
-                "name": f"{site.environment.name[:24].rstrip('-')}-tune", "http_port": port, "bind": "127.0.0.1",
-                "tls": Tls(certificate="off"), "limits": None, "trusted_proxies": [], "apps": {},
-                "edge": site.environment.edge.model_copy(update={"timing": "open", "index": False}),
-            }
-        )  # fmt: skip
-        self.site = replace(site, root=self.root, environment=environment, apps={})
-        self.secrets = site.root / ".local/secrets" / plan.name
-        self._pids: dict[str, list[int]] = {}
-        self._ids: dict[str, list[str]] = {}
-        self._names: dict[Candidate, str] = {}
-        self._edge = Edge("", 0, "", None)
-
-    def bring(self, candidates: Sequence[Candidate], replicas: int = 1) -> None:
-        """Has these run, healthy, and no other. Raises Failed where one does not come up."""
-        self._names = {c: self.plan.name + (f"-{n}" if n else "") for n, c in enumerate(candidates)}
-        apps = {name: self._plan(name, c, replicas) for c, name in self._names.items()}
-        for plan in apps.values():
-            self._image(plan)
-            link = self.root / ".local/secrets" / plan.name
-            if self.secrets.is_dir() and not link.is_symlink():
-                link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                link.symlink_to(self.secrets, target_is_directory=True)
-        stack = Compose(replace(self.site, apps=apps))
-        try:
-            stack.up()
-        except Failed as failure:
-            named = next((f" ({c})" for c, name in self._names.items() if str(failure).startswith(f"{name}:")), "")
-            raise Failed(f"{failure}{named}. Nothing was changed", failure.log) from None
-        found = stack.containers()
-        self._ids = {service: [c.id for c in found if c.service == service] for service in {c.service for c in found}}
-        self._pids = {service: kernel.processes(ids) for service, ids in self._ids.items()}
-        networks = json.loads(
-            docker.run("inspect", "--format", "{{json .NetworkSettings.Networks}}", self._ids["edge"][0])
-        )
-        # Not the published port: it goes through docker-proxy, and most of the time would be spent there.
-        address = networks[f"{stack.project}_edge"]["IPAddress"]
-        self._edge = Edge(address, 8080, self.site.environment.domains[0], None)
-
-    def _plan(self, name: str, c: Candidate, replicas: int) -> AppPlan:
-        """The app as the candidate, under a route of its own; what it runs besides requests does not."""
-        app, gateway = self.plan.app, gateways.GATEWAYS[c.gateway]
-        changed = app.model_copy(
-            update={
-                "gateway": c.gateway, "workers": c.workers, **({"threads": c.threads} if tuner.threaded(c.gateway) else {}),
-                "route": None, "host": None, "processes": {}, "replicas": replicas, "placement": {},
-                "preload": app.preload and gateway.preloads, "worker_memory": "1M",  # what is measured counts, and no estimate
-                "max_requests": app.max_requests if gateway.recycles else 0,
-                # The running stack's has been run for the same data; volumes are the candidates' own, and empty.
-                "release_command": app.release_command if app.volumes else [],
-            }
-        )  # fmt: skip
-        return AppPlan(name, self.plan.folder, changed, gateway, sizing.workers(changed))
-
-    def _image(self, plan: AppPlan) -> None:
-        """The app's own image, under the candidate's name too."""
-        own, name = replace(plan, name=self.plan.name), images.name(plan)
-        images.ensure([own], [NGINX_IMAGE])
-        if plan.name != self.plan.name and not images.exists(name):
-            docker.run("tag", images.name(own), name)
-        if plan.name != self.plan.name:
-            self._tags.add(name)
-
-    def load(self, c: Candidate, requests: Sequence[mix.Request], patience: float) -> Load:
-        return Load(self._edge, f"/{self._names[c]}", requests, patience)
-
-    def cpu(self, service: Candidate | None) -> float:
-        """s of CPU time of all its containers so far; None: the edge's."""
-        return sum(map(kernel.cpu, self._pids[self._names[service] if service else "edge"]))
-
-    def memory(self, c: Candidate) -> float:
-        """MiB of the replica that holds most."""
-        return max(map(kernel.memory, self._pids[self._names[c]]))
-
-    def parts(self, c: Candidate) -> dict[str, float]:
-        return kernel.parts(self._ids[self._names[c]][0], c.workers)
-
-    def clear(self) -> None:
-        """Removes all of it. Not to be interrupted."""
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
-        with contextlib.redirect_stdout(None):
-            project = self.site.environment.name
-            docker.run(
-                "compose",
-                "--project-name",
-                project,
-                "down",
-                "--remove-orphans",
-                "--volumes",
-                "--timeout=3",
-                undisturbed=True,
-            )
-        for tag in self._tags:
-            docker.run("image", "rm", "--no-prune", tag)
-        shutil.rmtree(self.root, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def beside(site: Site, plan: AppPlan) -> Iterator[Beside]:
-    """One at a time; gone at the end, whatever happens."""
-    (site.root / ".local").mkdir(mode=0o700, exist_ok=True)
-    with (site.root / ".local/tune.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise Failed("loadtests.tune runs on this site already. Wait for it to end") from None
-        stand = Beside(site, plan)
-        try:
-            yield stand
-        finally:
-            stand.clear()
+RECORDED = "recorded"
+"""Instead of a mix file: what clients asked of the edge."""
 
 
 # --- measuring --------------------------------------------------------------------------------------------------------
@@ -230,7 +100,7 @@ class Bench:
         if not warm.failures:
             asyncio.run(load.one_by_one(5.0, 1))
         if failures := [*warm.failures, *load.failures]:
-            raise Failed(f"{stand.plan.name} fails before there is any load: {failures[0]}. Nothing was changed")
+            raise Failed(f"{stand.plan.name} fails before there is any load: {failures[0]}")
         took = time.monotonic() - started
         used = max(stand.cpu(c) - used - idle * took, 0.0)
         memory = stand.parts(c)
@@ -257,22 +127,22 @@ def highest(visits: Sequence[Visit], limit: float) -> float:
 # --- what is asked, and of what ---------------------------------------------------------------------------------------
 
 
-def requests_of(site: Site, plan: AppPlan, given: Path | None, from_log: bool) -> tuple[list[mix.Request], str]:
-    """What to ask, and where that is from: a file, the edge's log, or / alone."""
-    file = given or plan.folder / "mix.yml"
-    if given or (file.is_file() and not from_log):
+def requests_of(site: Site, plan: AppPlan, given: str | None) -> tuple[list[mix.Request], str]:
+    """What to ask, and where that is from: a file, the edge's log (`recorded`), or / alone."""
+    own = plan.folder / "mix.yml"
+    if given != RECORDED and (given or own.is_file()):
+        file = Path(given).resolve() if given else own
+        if not file.is_file():
+            raise Failed(f"MIX={given}: no such file. Give one (its form: docs/tune.md), or MIX={RECORDED}")
         return mix.read(file, site.root), str(file.relative_to(site.root) if file.is_relative_to(site.root) else file)
     stack = Compose(site)
     edges = [c.id for c in stack.containers() if c.service == "edge"]
     if found := mix.recorded((line for edge in edges for line in stack.log(edge, 20000)), plan):
-        return found, f"{len(found)} kinds of GET in the edge's access log"
-    if from_log:
-        raise Failed(
-            f"the edge's log has fewer than {mix.LEAST} answered GETs of {plan.name}. Use it for a while, or write apps/{plan.name}/mix.yml (its form: loadtests/mix.py)"
-        )
-    return [
-        mix.Request(path="/")
-    ], f"GET / alone: the edge's log has few requests of {plan.name}, and apps/{plan.name}/mix.yml is not there"
+        return found, f"what the edge's log has: {len(found)} kinds of GET"
+    few = f"the edge's log has fewer than {mix.LEAST} answered GETs of {plan.name}, and apps/{plan.name}/mix.yml"
+    if given:
+        raise Failed(f"{few} is not asked for. Use the app for a while, or write that file (its form: docs/tune.md)")
+    return [mix.Request(path="/")], f"GET / alone: {few} is not there"
 
 
 def current_of(plan: AppPlan) -> Candidate:
@@ -280,25 +150,50 @@ def current_of(plan: AppPlan) -> Candidate:
 
 
 def allowed(plan: AppPlan) -> list[str]:
-    """Gateways that this app may be tried on: of its own Dockerfile's image only those that are in it."""
+    """Gateways that this app may be tried on: those that take all its settings, and of its own Dockerfile's image those in it."""
     own = (plan.folder / "Dockerfile").is_file()
-    fitting = [g for g in gateways.GATEWAYS.values() if g.interface == plan.app.interface]
-    return [g.name for g in fitting if not own or g.files == plan.gateway.files]
+    return [
+        g.name
+        for g in gateways.GATEWAYS.values()
+        if _takes(g.name, plan.app) and not (own and g.files != plan.gateway.files)
+    ]
+
+
+def _takes(gateway: str, app: App) -> bool:
+    try:
+        App.model_validate({**app.model_dump(exclude_unset=True), "gateway": gateway})
+    except ValidationError:
+        return False
+    return True
 
 
 def limit_of(site: Site, given: float | None) -> tuple[float, str]:
     """ms of p95 that are to be met, and where that stands."""
     if given:
-        return given, "--p95"
+        return given, f"P95={given:g}"
     written = slo.load(site.root, site.env)
     if written and (found := written.total.get("p95")):
         return found, f"environments/slo/{site.env}.yml"
     return P95, "the default"
 
 
+def bring(stand: Beside, among: list[Candidate], current: Candidate) -> list[Candidate]:
+    """Has them run; returns those that do. Raises Failed where the current one does not."""
+    while True:
+        try:
+            stand.bring(among)
+        except DidNotStart as failure:
+            if failure.candidate == current:
+                raise
+            say.line(f"{failure.candidate} does not start, and is not tried: {failure}")
+            among = [c for c in among if c != failure.candidate]
+        else:
+            return among
+
+
 def tune(site: Site, plan: AppPlan, options: argparse.Namespace) -> int:
     current, (limit, whence) = current_of(plan), limit_of(site, options.p95)
-    requests, source = requests_of(site, plan, options.mix, options.recorded)
+    requests, source = requests_of(site, plan, options.mix)
     memory, app = size_bytes(plan.app.memory) / kernel.MIB, plan.app
     say.line(f"{plan.name} is now {current}; cpus {app.cpus:g}, memory {app.memory}")
     say.line(f"asked: {source}")
@@ -312,7 +207,7 @@ def tune(site: Site, plan: AppPlan, options: argparse.Namespace) -> int:
         say.line(tuner.advice(of))
         if of.fit(memory) < 1:
             raise Failed(
-                f"memory {app.memory} holds no worker: one needs {of.worker:.0f} MiB, besides {of.parent:.0f} MiB, of {sizing.MEMORY_SHARE:.0%} of it. Nothing was changed"
+                f"apps/{plan.name}/app.yml: memory: {app.memory} is too little for one worker: it holds {of.worker:.0f} MiB, the rest of the container {of.parent:.0f} MiB, and {1 - sizing.MEMORY_SHARE:.0%} are to be spare. Set at least {math.ceil((of.worker + of.parent) / sizing.MEMORY_SHARE)}M"
             )
         cap = PER_CORE * (os.cpu_count() or 1)
         rate = min(options.rate or cap, tuner.fair_rate(of, app.cpus, cap))
@@ -325,7 +220,7 @@ def tune(site: Site, plan: AppPlan, options: argparse.Namespace) -> int:
         say.line(
             f"{len(among)} configurations at {rate:.0f} requests a second, p95 <= {limit:g} ms ({whence}), {length:.0f} s a visit"
         )
-        stand.bring(among)
+        among = bring(stand, among, current)
 
         def visit(number: int, c: Candidate, seconds: float) -> Visit:
             v = bench.visit(number, c, rate, seconds)
@@ -377,7 +272,8 @@ def conclude(
     if decision.choice is None:
         known = any(v.valid for v in visits)
         sentence = decision.sentence if known else "nothing is known: the load generator was late in every visit"
-        errors.print(f"[red]error:[/] {escape(sentence)}. Nothing was changed")
+        errors.print(f"[red]error:[/] {escape(sentence)}")
+        say.line("nothing was changed")
         return slo.MISSED if known else slo.INVALID
     console.print(f"[bold]{escape(decision.sentence)}[/]")
     for c, found in most.items():
@@ -391,27 +287,26 @@ def conclude(
     values, name = settings(decision.choice, of, plan.app), f"apps/{plan.name}/app.yml"
     file = plan.folder / "app.yml"
     before = file.read_text("utf-8")
-    written = [key for key in ("entry", "gateway", "workers") if plan.origins.get(key) == name]
-    after = rewrite(before, values, after=written[-1])
+    after = rewrite(before, values, behind=("workers", "gateway", "entry"))
     for line in diff(before, after, name):
         console.print(line, markup=False)
-    hidden = [key for key in values if plan.origins.get(key, name) != name]
-    if hidden:
+    if hidden := [key for key in values if plan.origins.get(key, name) != name]:
         say.line(
             f"environments/{site.env}.yml sets {', '.join(hidden)} of this app and wins over app.yml: change it there"
         )
-    if apply and not hidden:
+        return int(apply)
+    if apply:
         file.write_text(after, "utf-8")
         say.line(f"{name} is written. Type: make up")
-    elif not apply:
-        say.line("nothing was changed. To write this, add --apply")
+    else:
+        say.line(f"nothing was changed. To write this: make tune APP={plan.name} APPLY=1")
     return 0
 
 
 def capacity(site: Site, plan: AppPlan, options: argparse.Namespace) -> int:
     """What the app carries as it is set now, and what is in the way of more."""
     current, (limit, whence) = current_of(plan), limit_of(site, options.p95)
-    requests, source = requests_of(site, plan, options.mix, options.recorded)
+    requests, source = requests_of(site, plan, options.mix)
     app, memory = plan.app, size_bytes(plan.app.memory) / kernel.MIB
     cores, cap = os.cpu_count() or 1, 2 * PER_CORE * (os.cpu_count() or 1)
     say.line(
@@ -483,10 +378,6 @@ def keep(site: Site, plan: AppPlan, raw: dict[str, Any], name: str = "tune") -> 
         say.line(f"build/tune/{plan.name}/tune.html, tune.json: every visit")
 
 
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
-
-
 def positive(text: str) -> float:
     number = float(text)
     if not 0 < number < 1e6:
@@ -503,38 +394,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--env", default=os.environ.get("GATEHOUSE_ENV") or "local")
     parser.add_argument("--apply", action="store_true", help="write what is chosen into app.yml")
     parser.add_argument("--capacity", action="store_true", help="only what it carries as it is set now")
-    parser.add_argument("--mix", type=Path, help="file with what to ask")
-    parser.add_argument("--recorded", action="store_true", help="ask what the edge's log has")
+    parser.add_argument("--mix", help=f"file with what to ask, or {RECORDED}: what the edge's log has")
     parser.add_argument("--rate", type=positive, help="requests a second to tune for")
     parser.add_argument("--p95", type=positive, help="ms that p95 may be at most")
     parser.add_argument("--seconds", type=positive, help="of a visit")
-    options = parser.parse_args(arguments)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
-    try:
-        site = load_site(Path(options.root).resolve(), options.env)
-        if site.environment.engine != "compose" or process.running(site.root) is not None:
-            raise Failed(
-                "this is measured in containers on this machine: it wants Docker, and an environment with engine: compose"
-            )
-        if options.app not in site.apps:
-            raise Failed(f"no app {options.app!r} here. Allowed: {', '.join(site.apps)}")
-        if options.mix and not options.mix.is_file():
-            raise Failed(f"{options.mix}: no such file")
-        docker.client()
-        return (capacity if options.capacity else tune)(site, site.apps[options.app], options)
-    except SiteError as error:
-        for problem in error.problems:
-            errors.print(f"[red]error:[/] {escape(str(problem))}")
-        return 2
-    except Failed as failure:
-        for line in failure.log:
-            errors.print(f"  | {line}", markup=False)
-        errors.print(f"[red]error:[/] {escape(str(failure))}")
-        return 1
-    except KeyboardInterrupt:
-        errors.print("interrupted; the stack is as it was")
-        return 130
+    return ended(lambda: run(parser.parse_args(arguments)))
+
+
+def run(options: argparse.Namespace) -> int:
+    site = load_site(Path(options.root).resolve(), options.env)
+    if site.environment.engine != "compose" or process.running(site.root) is not None:
+        raise Failed(
+            "this is measured in containers on this machine: it wants Docker, and an environment with engine: compose"
+        )
+    if options.app not in site.apps:
+        raise Failed(f"no app {options.app!r} here. Allowed: {', '.join(site.apps)}")
+    docker.client()
+    return (capacity if options.capacity else tune)(site, site.apps[options.app], options)
 
 
 if __name__ == "__main__":

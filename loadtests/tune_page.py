@@ -28,7 +28,7 @@ def page(raw: Mapping[str, Any]) -> str:
         f"<h1>workers of {html(raw['app'])}</h1>",
         f'<p class="verdict{"" if raw["choice"] else " bad"}">{html(raw["sentence"])}</p>',
         "".join(f"<p>{html(text)}</p>" for text in (*_headline(raw), raw["advice"])),
-        f"<p class=bad>{late} visits were INVALID, because the load generator was late: they are grey, and do not count.</p>" * bool(late),
+        f"<p class=bad>INVALID, because the load generator was late: {late} of {len(visits)} visits. They are grey, and do not count.</p>" * bool(late),
         f"<h2>p95 and the wait in front of the workers, at {raw['rate']:.0f} requests a second</h2>",
         _dots(visits, names, {"p95": (P95, lambda v: v.p95), "queue p95": (QUEUE, lambda v: v.queue)}, raw["p95"]),
         table(
