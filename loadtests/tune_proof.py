@@ -39,7 +39,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "docs/results/tune"
 yaml = YAML(typ="safe")
 SWEEP = yaml.load(REPOSITORY / "loadtests/tune_sweep.yml")["profiles"]
-ROUNDS, SECONDS = 4, 5.0
+ROUNDS, SECONDS = 3, 5.0
 TUNES = 2
 
 WORK = """
