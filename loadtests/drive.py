@@ -94,7 +94,7 @@ class Load:
         while order or clock() < end:
             request = order.pop() if order else self.requests[int(next(drawn))]
             if wrong := await self.ask(request, clock()):
-                self.failures[f"{request.name}: {wrong}"] += 1
+                self.failures = Counter([f"{request.name}: {wrong}"])
                 break
         self._pool.close()
 

@@ -109,6 +109,17 @@ class Bench:
         each = max(load.sent, 1)
         return Character(load.app / 1000, used / each, worker, parent), (stand.cpu(None) - edge) / each
 
+    def bearable(self, c: Candidate, rate: float) -> float:
+        """The rate, or so many halves of it that the generator is on time."""
+        for _ in range(4):
+            if (v := self.visit(0, c, rate, 4.0)).valid:
+                break
+            say.line(
+                f"at {rate:.0f} requests a second the load generator is {v.lag:.0f} ms late: {rate / 2:.0f} are asked for"
+            )
+            rate /= 2
+        return rate
+
     def capacity(self, c: Candidate, first: float, cap: float, seconds: float) -> list[Visit]:
         """Visits at higher and lower rates, until the highest that meets the limit is known."""
         visits: list[Visit] = []
@@ -117,6 +128,18 @@ class Bench:
             visits.append(self.visit(0, c, rate, seconds))
             tried[rate] = visits[-1].valid and visits[-1].meets(self.limit)
         return visits
+
+
+def carried(visits: Sequence[Visit], limit: float) -> tuple[float, bool]:
+    """Requests a second that met the limit; and whether there is no telling what more would have done."""
+    most = highest(visits, limit)
+    missed = min((v for v in visits if v.rate > most), key=lambda v: v.rate, default=None)
+    return most, missed is None or not missed.valid
+
+
+def told(visits: Sequence[Visit], limit: float) -> str:
+    most, more = carried(visits, limit)
+    return f"carries {'at least ' * more}{most:.0f} requests a second with p95 <= {limit:g} ms"
 
 
 def highest(visits: Sequence[Visit], limit: float) -> float:
@@ -215,6 +238,7 @@ def tune(site: Site, plan: AppPlan, options: argparse.Namespace) -> int:
             say.line(
                 f"{options.rate:g} requests a second are more than {app.cpus:g} cpus or this machine can be asked for"
             )
+        rate = bench.bearable(current, rate)
         among = tuner.candidates(current, of, app.cpus, memory, rate, allowed(plan))
         length = options.seconds or tuner.visit_seconds(rate)
         say.line(
@@ -236,14 +260,14 @@ def tune(site: Site, plan: AppPlan, options: argparse.Namespace) -> int:
         if decision.choice:
             for c in dict.fromkeys([decision.choice, *([rule] if rule else [])]):
                 expected = 0.9 * min(tuner.ceilings(of, c.slots, app.cpus, os.cpu_count() or 1, edge, cap).values())
+                say.line(f"how much does {c} carry?")
                 most[c] = bench.capacity(c, expected, 2 * cap, min(length, 5.0))
-                say.line(f"{c} carries {highest(most[c], limit):.0f} requests a second")
     raw = {
         **facts(plan, source, requests, limit), "rate": rate, "character": asdict(of) | {"waits": of.waits, "edge": edge},
         "current": asdict(current), "control": asdict(rule) if rule else None, "candidates": [asdict(c) for c in among],
         "choice": asdict(decision.choice) if decision.choice else None, "changes": decision.changes, "sentence": decision.sentence,
         "advice": tuner.advice(of), "visits": [asdict(v) for v in visits],
-        "capacity": [{"candidate": asdict(c), "rate": highest(found, limit), "visits": [asdict(v) for v in found]} for c, found in most.items()],
+        "capacity": [{"candidate": asdict(c), **dict(zip(("rate", "at_least"), carried(found, limit), strict=True)), "visits": [asdict(v) for v in found]} for c, found in most.items()],
     }  # fmt: skip
     keep(site, plan, raw)
     return conclude(site, plan, options.apply, decision, visits, rule, most, limit, of)
@@ -270,15 +294,13 @@ def conclude(
             f"{late} of {len(visits)} visits were INVALID, because the load generator was late, and were not counted"
         )
     if decision.choice is None:
-        known = any(v.valid for v in visits)
-        sentence = decision.sentence if known else "nothing is known: the load generator was late in every visit"
-        errors.print(f"[red]error:[/] {escape(sentence)}")
+        errors.print(f"[red]error:[/] {escape(decision.sentence)}")
         say.line("nothing was changed")
-        return slo.MISSED if known else slo.INVALID
+        return slo.MISSED if decision.known else slo.INVALID
     console.print(f"[bold]{escape(decision.sentence)}[/]")
     for c, found in most.items():
         word = f"the rule of thumb, {c}," if c == rule and c != decision.choice else str(c)
-        say.line(f"{word} carries {highest(found, limit):.0f} requests a second with p95 <= {limit:g} ms")
+        say.line(f"{word} {told(found, limit)}")
     if rule and rule != decision.choice and (against := tuner.ratio(visits, decision.choice, rule)):
         say.line(f"its p95 is {against} that of the rule of thumb at the same rate")
     if not decision.changes:
@@ -347,7 +369,7 @@ def capacity(site: Site, plan: AppPlan, options: argparse.Namespace) -> int:
     if not found:
         errors.print(f"[red]error:[/] p95 <= {limit:g} ms is not met at any rate: {escape(why)}")
         return slo.MISSED
-    console.print(f"[bold]{plan.name} carries {found:.0f} requests a second with p95 <= {limit:g} ms[/]")
+    console.print(f"[bold]{plan.name} {told(visits, limit)}[/]")
     say.line(f"first in the way: {why}")
     say.line(
         f"by what a request takes, each part is busy all the time at: {', '.join(f'{name} {rate:,.0f}/s' for name, rate in most.items())}"

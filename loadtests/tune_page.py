@@ -55,7 +55,7 @@ def _headline(raw: Mapping[str, Any]) -> Iterator[str]:
     for each in raw["capacity"]:
         c = Candidate(**each["candidate"])
         rule = " (the rule of thumb: 2 x cpus + 1)" if each["candidate"] == raw["control"] else ""
-        yield f"{c}{rule} carries {each['rate']:.0f} requests a second with p95 <= {raw['p95']:g} ms."
+        yield f"{c}{rule} carries {'at least ' * each['at_least']}{each['rate']:.0f} requests a second with p95 <= {raw['p95']:g} ms."
 
 
 def _rows(raw: Mapping[str, Any], visits: Sequence[Visit], names: Mapping[Candidate, str]) -> Iterator[Sequence[str]]:

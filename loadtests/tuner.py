@@ -56,7 +56,7 @@ class Candidate:
         return None if loop else self.workers * self.threads
 
     def __str__(self) -> str:
-        threads = f" x {self.threads} threads" if threaded(self.gateway) else ""
+        threads = f" x {self.threads} thread{'s' if self.threads > 1 else ''}" if threaded(self.gateway) else ""
         return f"{self.gateway}, {self.workers} worker{'s' if self.workers > 1 else ''}{threads}"
 
 
@@ -224,6 +224,11 @@ def good(visits: Sequence[Visit], of: Candidate, slo: float) -> bool:
     return statistics.median(v.p95 for v in mine) <= slo / HEADROOM and broken <= len(mine) // 3
 
 
+def known(visits: Sequence[Visit], of: Candidate) -> bool:
+    """Whether a round of each that all of them are in has a valid visit of it."""
+    return len({v.round for v in visits if v.candidate == of and v.valid}) >= ROUNDS[0]
+
+
 def level(visits: Sequence[Visit], of: Candidate) -> float:
     """Its p95 in ms: the median of its visits; infinite where there are none."""
     return statistics.median([v.p95 for v in visits if v.candidate == of and v.valid] or [math.inf])
@@ -284,24 +289,30 @@ def survivors(visits: Sequence[Visit], among: Sequence[Candidate], slo: float, c
     best = best_of(visits, fit)
     ratios = {c: r.middle for c in fit if (r := ratio(visits, c, best)) and r.middle <= HOPELESS}
     few = sorted(ratios, key=lambda c: (ratios[c] > OVERLAP, c))[:FINALISTS]
-    return [c for c in among if c in (*few, best) or (c == current and c in fit)]
+    return [c for c in among if c in (*few, best) or (c == current and (c in fit or not known(visits, c)))]
 
 
 @dataclass(frozen=True)
 class Decision:
-    """choice: None where none meets the SLO, or nothing is known."""
+    """choice: None where none meets the SLO, or too little is known."""
 
     choice: Candidate | None
     best: Candidate | None
     sentence: str
     changes: bool = False
     """Whether the choice is worth writing down."""
+    known: bool = True
+    """Whether enough visits were valid."""
 
 
 def decide(visits: Sequence[Visit], among: Sequence[Candidate], current: Candidate, slo: float) -> Decision:
     """The smallest configuration that meets the SLO and is not distinguishable from the best. The current one gives way to what is
     faster beyond doubt, or as fast with fewer workers; not to luck, so that two runs say the same."""
-    fit = [c for c in among if good(visits, c, slo)]
+    if not known(visits, current):
+        late = sum(not v.valid for v in visits)
+        told = f"too little is known of {current}: the load generator was late in {late} of {len(visits)} visits"
+        return Decision(None, None, told, known=False)
+    fit = [c for c in among if known(visits, c) and good(visits, c, slo)]
     if not fit:
         least = min((v.p95 for v in visits if v.valid and not v.failed), default=None)
         told = f"the lowest p95 without a failure was {least:.0f} ms" if least else "none answered without failures"
@@ -348,9 +359,11 @@ def search(
                 visits.append(visit(number, c, length))
                 if visits[-1].valid:
                     break
-        fit = [c for c in among if good(visits, c, slo)]
-        so_far = f"{decide(visits, among, current, slo).choice}" if fit else "none that meets the SLO"
-        tell(f"round {number}: of {len(left)}; so far the choice would be {so_far}")
+        if number >= everyone:
+            so_far = decide(visits, among, current, slo)
+            tell(
+                f"round {number}, of {len(left)}: {f'so far the choice is {so_far.choice}' if so_far.choice else so_far.sentence}"
+            )
 
     everyone, some, most = ROUNDS
     for number in range(1, everyone + 1):

@@ -36,7 +36,7 @@ WSGI = {"interface": "wsgi", "entry": "app:app", "gateway": "gunicorn-gthread"}
 APPS = {
     "waiter": (WAITER, {**WSGI, "workers": 1, "threads": 1, "cpus": 1}),
     # Loaded by its only worker, beside a parent that takes 20 MiB: so much fits, but nothing is to spare.
-    "heavy": (WAITER, {**WSGI, "workers": 1, "memory": "112M", "env": {"HOLD": "60"}}),
+    "heavy": (WAITER, {**WSGI, "workers": 1, "memory": "96M", "worker_memory": "40M", "env": {"HOLD": "64"}}),
 }
 
 
@@ -120,7 +120,7 @@ def test_an_app_that_fails_is_not_measured(site: Checkout, untouched: None) -> N
 def test_memory_that_holds_no_worker_is_said_with_what_would(site: Checkout, untouched: None) -> None:
     code, said = done(site, "heavy")
     assert code == 1, said
-    assert "apps/heavy/app.yml: memory: 112M is too little for one worker: it holds " in said
+    assert "apps/heavy/app.yml: memory: 96M is too little for one worker: it holds " in said
     assert "Set at least " in said
 
 
