@@ -9,6 +9,7 @@ import json
 import shutil
 import signal
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -66,6 +67,7 @@ class Beside:
         self._ids: dict[str, list[str]] = {}
         self._names: dict[Candidate, str] = {}
         self._edge = Edge("", 0, "", None)
+        self._stack = Quiet(self.site)
 
     def bring(self, candidates: Sequence[Candidate], replicas: int = 1) -> None:
         """Has these run, healthy, and no other. Raises DidNotStart where one does not come up."""
@@ -81,7 +83,7 @@ class Beside:
             if self.secrets.is_dir() and not link.is_symlink():
                 link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 link.symlink_to(self.secrets, target_is_directory=True)
-        stack = Quiet(replace(self.site, apps=apps))
+        self._stack = stack = Quiet(replace(self.site, apps=apps))
         try:
             stack.up()
         except Failed as failure:
@@ -97,6 +99,18 @@ class Beside:
         # Not the published port: it goes through docker-proxy, and most of the time would be spent there.
         address = networks[f"{stack.project}_edge"]["IPAddress"]
         self._edge = Edge(address, 8080, self.site.environment.domains[0], None)
+
+    def restart(self, c: Candidate) -> None:
+        """Ends what an overload has left in its queues, which would be in the way of later visits. Raises DidNotStart."""
+        name = self._names[c]
+        docker.run("restart", "--time", "0", *self._ids[name])
+        self._pids[name] = kernel.processes(self._ids[name])
+        plan = self._stack.site.apps[name]
+        end = time.monotonic() + plan.app.timeouts.start
+        while (said := self._stack.health(plan)) != "200":
+            if time.monotonic() > end:
+                raise DidNotStart(c, Failed(f"{c} does not start again: {said}"))
+            time.sleep(0.1)
 
     def _plan(self, name: str, c: Candidate, replicas: int) -> AppPlan:
         """The app as the candidate, under a route of its own; what it runs besides requests does not."""

@@ -78,15 +78,22 @@ class Bench:
         """One visit in the open model. Requests and their times are those of the round: a queue at 60 % of its rate differs more
         between two draws of arrivals than between two configurations."""
         load = self.stand.load(c, self.requests, self.patience)
-        started, busy, used = time.monotonic(), machine.ticks(), self.stand.cpu(c)
+        started, busy, before = time.monotonic(), machine.ticks(), self.stand.cpu(c)
         asyncio.run(load.open(rate, WARMUP, seconds, seed=number))
-        used, took = self.stand.cpu(c) - used, time.monotonic() - started
+        took, busy_part = time.monotonic() - started, machine.share(busy, machine.ticks()) or 0.0
+        try:
+            used, memory = self.stand.cpu(c) - before, self.stand.memory(c)
+        except Failed:
+            used = memory = 0.0
+            load.failures["the container ended"] += 1
+        if load.failures:
+            self.stand.restart(c)
         return Visit(
             number, c, rate, seconds, len(load.totals), load.failures.total(),
             p50=load.percentile("total", 50), p95=load.percentile("total", 95),
             queue=load.percentile("queue", 95), nginx=load.percentile("nginx", 95), app=load.app,
-            cpu=used / max(load.sent, 1) * 1000, cpus=used / took, machine=machine.share(busy, machine.ticks()) or 0.0,
-            memory=self.stand.memory(c), lag=load.percentile("lag", 99), failures=dict(load.failures),
+            cpu=used / max(load.sent, 1) * 1000, cpus=used / took, machine=busy_part,
+            memory=memory, lag=load.percentile("lag", 99), failures=dict(load.failures),
         )  # fmt: skip
 
     def character(self, c: Candidate) -> tuple[Character, float]:
