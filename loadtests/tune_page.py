@@ -82,7 +82,7 @@ def _rows(raw: Mapping[str, Any], visits: Sequence[Visit], names: Mapping[Candid
         )  # fmt: skip
 
 
-def _scale(values: Sequence[float]) -> tuple[Callable[[float], float], dict[str, float]]:
+def scale(values: Sequence[float]) -> tuple[Callable[[float], float], dict[str, float]]:
     """A logarithmic axis of ms: value -> 0..1, and its labels."""
     low, high = math.floor(math.log10(max(min(values), 1))), math.ceil(math.log10(max(*values, 10)))
     span = max(high - low, 1)
@@ -93,7 +93,7 @@ def _scale(values: Sequence[float]) -> tuple[Callable[[float], float], dict[str,
     return at, {f"{10.0**power:,.0f} ms": at(10.0**power) for power in range(low, low + span + 1)}
 
 
-def _dot(x: float, y: float, colour: str, said: str) -> str:
+def dot(x: float, y: float, colour: str, said: str) -> str:
     """A round one, however the drawing is stretched: a line of no length with round ends."""
     place = f"M{SIDE * x:.1f} {SIDE * (1 - y):.1f}h0"
     return f'<path d="{place}" stroke="{colour}" stroke-width="8" stroke-linecap="round" fill="none"><title>{html(said)}</title></path>'
@@ -102,14 +102,14 @@ def _dot(x: float, y: float, colour: str, said: str) -> str:
 def _dots(
     visits: Sequence[Visit], names: Mapping[Candidate, str], kinds: Mapping[str, tuple[str, Callable[[Visit], float]]], limit: float
 ) -> str:  # fmt: skip
-    at, labels = _scale([limit, *(v.p95 for v in visits)])
+    at, labels = scale([limit, *(v.p95 for v in visits)])
     x = {c: (number + 0.5) / len(names) for number, c in enumerate(names)}
     shapes = [_line(at(limit), LIMIT)]
     for number, (kind, (colour, value)) in enumerate(kinds.items()):
         for v in visits:
             said = f"{v.candidate}, round {v.round}: {kind} {value(v):.1f} ms{'' if v.valid else ' (INVALID)'}"
             shapes.append(
-                _dot(x[v.candidate] + (number - 0.5) / 40, at(value(v)), colour if v.valid else "#adb5bd", said)
+                dot(x[v.candidate] + (number - 0.5) / 40, at(value(v)), colour if v.valid else "#adb5bd", said)
             )
     legend = "".join(key(colour, kind) for kind, (colour, _) in kinds.items()) + key(
         LIMIT, f"p95 at most {limit:g} ms", "none"
@@ -143,13 +143,13 @@ def _carried(raw: Mapping[str, Any]) -> str:
     """p95 against the rate, of the choice and of the rule of thumb."""
     found = {Candidate(**each["candidate"]): [_visit(v) for v in each["visits"]] for each in raw["capacity"]}
     every = [v for visits in found.values() for v in visits]
-    at, labels = _scale([raw["p95"], *(v.p95 for v in every)])
+    at, labels = scale([raw["p95"], *(v.p95 for v in every)])
     steps = pages.ticks(max(v.rate for v in every))
     widest = max(steps[-1], max(v.rate for v in every))
     shapes, legend = [_line(at(raw["p95"]), LIMIT)], []
     for colour, (c, visits) in zip((P95, RULE), found.items(), strict=False):
         legend.append(key(colour, str(c)))
-        shapes += [_dot(v.rate / widest, at(v.p95), colour, f"{c}: {v.rate:.0f}/s: p95 {v.p95:.0f} ms") for v in visits]
+        shapes += [dot(v.rate / widest, at(v.p95), colour, f"{c}: {v.rate:.0f}/s: p95 {v.p95:.0f} ms") for v in visits]
     below = {f"{step:,.0f}/s": step / widest for step in steps}
     return (
         plot("".join(shapes), 14, below, labels, "p95 by requests a second")

@@ -1,10 +1,10 @@
 """Whether `make tune` chooses well: two runs of it, and then its choices against a sweep of what else there is.
 
     python -m loadtests.tune_proof [PROFILE...]      all of loadtests/tune_sweep.yml that has no result yet; 10 to 20 minutes each
-    python -m loadtests.tune_proof --page            only docs/results/tune.md, from what is there
+    python -m loadtests.tune_proof --page            only the pages, from what is there
 
 Each profile begins with `workers: auto`. The sweep takes turns, all of it in each round, at the rate that the tuner asked for.
-Writes docs/results/tune/PROFILE.json (every visit of tunes and sweep) and docs/results/tune.md.
+Writes docs/results/tune/PROFILE.json (every visit of tunes and sweep), docs/results/tune.md and tune.html.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
-from loadtests import mix, tuner
+from loadtests import mix, tune_page, tuner
 from loadtests.beside import beside
+from loadtests.page import CHARTS, COLOURS, document, key, plot
 from loadtests.tune import Bench, bring, current_of
 from loadtests.tuner import Candidate, Visit, candidate, level, ratio
 from stack import docker
@@ -207,61 +208,137 @@ def commit() -> str:
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 
-def visits_of(raw: Sequence[Mapping[str, Any]]) -> list[Visit]:
-    return [Visit(**{**v, "candidate": Candidate(**v["candidate"])}) for v in raw]
+@dataclass(frozen=True)
+class Found:
+    """What a profile's sweep says of the tuner's choices."""
+
+    raw: Mapping[str, Any]
+    visits: Sequence[Visit]
+
+    @classmethod
+    def read(cls, file: Path) -> Found:
+        raw = json.loads(file.read_text())
+        return cls(raw, [Visit(**{**v, "candidate": Candidate(**v["candidate"])}) for v in raw["sweep"]])
+
+    @property
+    def choices(self) -> list[Candidate | None]:
+        """Of each tune."""
+        return [Candidate(**run["choice"]) if run["choice"] else None for run in self.raw["tunes"]]
+
+    @property
+    def rule(self) -> Candidate:
+        return Candidate(**self.raw["control"])
+
+    @property
+    def good(self) -> list[Candidate]:
+        """Points that met the limit."""
+        return [
+            c for c in dict.fromkeys(v.candidate for v in self.visits) if tuner.good(self.visits, c, self.raw["p95"])
+        ]
+
+    @property
+    def best(self) -> Candidate | None:
+        return tuner.best_of(self.visits, self.good) if self.good else None
+
+    @property
+    def smallest(self) -> Candidate | None:
+        """Fewest workers, then threads, of those that the tuner would call as good as the best."""
+        return min((c for c in self.good if self.best and tuner.near(self.visits, c, self.best)), default=None)
+
+    def carries(self, c: Candidate | None) -> str:
+        """Requests a second within the limit, as the first tune found; "at least" where its generator was the limit."""
+        for each in self.raw["tunes"][0]["capacity"]:
+            if Candidate(**each["candidate"]) == c:
+                return f"{'>= ' * each['at_least']}{each['rate']:.0f}"
+        return ""
 
 
-def row(name: str, raw: Mapping[str, Any]) -> Iterator[str]:
-    """The cells of a profile."""
-    visits, limit = visits_of(raw["sweep"]), raw["p95"]
-    choices = [Candidate(**run["choice"]) if run["choice"] else None for run in raw["tunes"]]
-    rule, measured = Candidate(**raw["control"]), list(dict.fromkeys(v.candidate for v in visits))
-    fit = [c for c in measured if tuner.good(visits, c, limit)]
-    best = tuner.best_of(visits, fit) if fit else None
-    smallest = min((c for c in fit if best and tuner.near(visits, c, best)), default=None)
-    yield name
-    yield f"{raw['rate']:.0f}/s"
-    yield str(Candidate(**raw["current"]))
-    yield " and ".join(dict.fromkeys(str(c) for c in choices))
-    yield f"{best}" if best else "none meets the limit"
-    yield f"{smallest}" if smallest else ""
-    first = choices[0]
-    yield str(ratio(visits, first, best)) if first and best else ""
-    yield str(ratio(visits, first, rule)) if first else ""
-    yield (
-        f"{level(visits, first):.0f} / {level(visits, rule):.0f} ms" if first and level(visits, rule) < math.inf else ""
-    )
-    yield " / ".join(f"{carried(raw['tunes'][0], c):.0f}" for c in (first, rule) if c)
+def short(c: Candidate | None) -> str:
+    """As in tune_sweep.yml."""
+    return f"{c.gateway} {c.workers}{f'x{c.threads}' if tuner.threaded(c.gateway) else ''}" if c else "none"
 
 
-def carried(run: Mapping[str, Any], c: Candidate) -> float:
-    return next((each["rate"] for each in run["capacity"] if Candidate(**each["candidate"]) == c), math.nan)
+def against(visits: Sequence[Visit], of: Candidate | None, to: Candidate | None) -> str:
+    found = ratio(visits, of, to) if of and to else None
+    return f"{found.middle:.2f} ({found.low:.2f} to {found.high:.2f})" if found else ""
 
 
-HEAD = (
-    "profile", "rate", "`workers: auto`", "two tunes chose", "best of the sweep", "smallest as good as that",
-    "p95: choice to best", "p95: choice to 2n+1", "p95: choice / 2n+1", "carries, requests a second: choice / 2n+1",
+def chosen(name: str, found: Found) -> list[str]:
+    now = Candidate(**found.raw["current"])
+    return [
+        name,
+        short(now),
+        " and ".join(dict.fromkeys(map(short, found.choices))),
+        short(found.best),
+        short(found.smallest),
+    ]
+
+
+def compared(name: str, found: Found) -> list[str]:
+    first, visits = found.choices[0], found.visits
+    return [
+        name, f"{found.raw['rate']:.0f}/s", against(visits, first, found.best), against(visits, first, found.rule),
+        f"{level(visits, first) if first else math.inf:.0f} / {level(visits, found.rule):.0f} ms",
+        f"{found.carries(first)} / {found.carries(found.rule)}",
+    ]  # fmt: skip
+
+
+CHOSEN = ("profile", "`workers: auto`", "two tunes chose", "best of the sweep", "smallest as good as that")
+COMPARED = (
+    "profile", "at", "p95, choice to best", "p95, choice to 2n+1", "p95, choice / 2n+1", "carries, requests a second: choice / 2n+1",
 )  # fmt: skip
 
 
-def page() -> str:
-    found = {name: json.loads(file.read_text()) for name in SWEEP if (file := RESULTS / f"{name}.json").is_file()}
-    rows = "".join(f"| {' | '.join(row(name, raw))} |\n" for name, raw in found.items())
-    said = "".join(
-        f"- {name}: {raw['date']}, {raw['commit']}, {raw['machine']}, load average {raw['load_average'][0]:.1f} before; "
-        f"{len(raw['sweep'])} visits of {SECONDS:g} s; {'; '.join(run['sentence'] for run in raw['tunes'])}\n"
-        for name, raw in found.items()
+def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, ["---"] * len(headings), *rows)) + "\n"
+
+
+def dots(name: str, found: Found) -> str:
+    """A chart of the sweep: every visit's p95."""
+    visits = [v for v in found.visits if v.valid]
+    among = sorted({v.candidate for v in visits}, key=lambda c: (c.gateway, c))
+    at, labels = tune_page.scale([found.raw["p95"], *(v.p95 for v in visits)])
+    x = {c: (number + 0.5) / len(among) for number, c in enumerate(among)}
+    colours = {found.rule: COLOURS[0], **dict.fromkeys([c for c in found.choices if c], COLOURS[4])}
+    shapes = "".join(
+        tune_page.dot(
+            x[v.candidate], at(v.p95), colours.get(v.candidate, COLOURS[3]), f"{short(v.candidate)}: p95 {v.p95:.0f} ms"
+        )
+        for v in visits
     )
-    missing = [name for name in SWEEP if name not in found]
-    left = f"Not measured yet: {', '.join(missing)}.\n\n" if missing else ""
+    below = {short(c).removeprefix(f"{c.gateway} "): x[c] for c in among}
+    kinds = ", ".join(dict.fromkeys(c.gateway for c in among))
+    said = f"p95 of every visit at {found.raw['rate']:.0f} requests a second; from the left: {kinds}"
+    legend = key(COLOURS[4], "what the tunes chose") + key(COLOURS[0], "the rule of thumb") + key(COLOURS[3], "others")
     return (
-        "# Does `make tune` choose well?\n\n"
-        "Written by `python -m loadtests.tune_proof`, from docs/results/tune/PROFILE.json, which have every visit. The list of each sweep, at most 24\n"
-        "points, was committed before its first run: [tune_sweep.yml](../../loadtests/tune_sweep.yml).\n\n"
-        "Each app may use one cpu. Ratios are of p95s of one round, their geometric mean and its interval; below 1 the choice is\n"
-        "faster. The smallest: fewest workers, then threads, of those that the tuner itself would call as good as the best.\n\n"
-        f"{left}| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}\n{rows}\n{said}"
+        f'<h2>{name}</h2><p class=dim>{said}</p>{plot(shapes, 15, below, labels, said)}<p class="legend">{legend}</p>'
     )
+
+
+def write() -> None:
+    """docs/results/tune.md and tune.html, from what was measured."""
+    found = {name: Found.read(file) for name in SWEEP if (file := RESULTS / f"{name}.json").is_file()}
+    missing = [name for name in SWEEP if name not in found]
+    said = "".join(
+        f"- {name}: {f.raw['date']}, {f.raw['commit']}, {f.raw['machine']}, load average {f.raw['load_average'][0]:.1f} before; "
+        f"{len(f.visits)} visits of {SECONDS:g} s. Its tunes: {'; '.join(run['sentence'] for run in f.raw['tunes'])}\n"
+        for name, f in found.items()
+    )
+    (RESULTS.parent / "tune.md").write_text(
+        "# Does `make tune` choose well?\n\n"
+        "Written by `python -m loadtests.tune_proof` from docs/results/tune/PROFILE.json, which have every visit; as charts:\n"
+        "[tune.html](tune.html). The points of each sweep, at most 24, and what the profiles are, were committed before the first run:\n"
+        "[tune_sweep.yml](../../loadtests/tune_sweep.yml). Each app may use one cpu.\n\n"
+        + (f"Not measured yet: {', '.join(missing)}.\n\n" if missing else "")
+        + markdown(CHOSEN, (chosen(name, f) for name, f in found.items()))
+        + "\nThe smallest: fewest workers, then threads, of the points that the tuner itself would call as good as the best.\n\n"
+        + markdown(COMPARED, (compared(name, f) for name, f in found.items()))
+        + "\nRatios are of p95s in the same round, their geometric mean and their interval over the rounds; below 1 the choice is faster.\n"
+        "2n+1 is the rule of thumb: so many workers that do one thing at a time, or event loops.\n\n" + said
+    )  # fmt: skip
+    charts = "".join(dots(name, f) for name, f in found.items())
+    text = f"<h1>make tune against sweeps</h1>{charts}"
+    (RESULTS.parent / "tune.html").write_text(document("make tune against sweeps", text, CHARTS))
 
 
 def main() -> int:
@@ -273,8 +350,8 @@ def main() -> int:
     wanted = options.profile or [name for name in SWEEP if not (RESULTS / f"{name}.json").is_file()]
     for name in [] if options.page else wanted:
         prove(name)
-        (RESULTS.parent / "tune.md").write_text(page())
-    (RESULTS.parent / "tune.md").write_text(page())
+        write()
+    write()
     return 0
 
 

@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from stack import docker
@@ -41,6 +42,7 @@ def locust(chain: Chain, *arguments: str, path: str = "/", **variables: str) -> 
     assert not docker.run("ps", "--quiet", "--filter", "name=gatehouse-test-load-").split()
 
 
+@pytest.mark.long
 def test_a_run_is_started_and_watched_in_the_web_ui(chain: Chain, page: Page) -> None:
     with locust(chain, "--workers", "2") as url:
         page.goto(url)

@@ -7,6 +7,7 @@ import socket
 import ssl
 
 import httpx
+import pytest
 
 from stack import docker
 from tests.conftest import HTTP, HTTPS, Chain, needs_docker, pause
@@ -24,6 +25,7 @@ def raw(request: bytes) -> bytes:
     return answer
 
 
+@pytest.mark.long  # until Nginx gives up
 @needs_docker
 def test_an_error_after_a_large_body_is_told_as_it_is(chain: Chain) -> None:
     app = next(name for name, plan in chain.apps.items() if "/echo" in plan.app.paths)

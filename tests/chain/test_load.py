@@ -131,6 +131,7 @@ def test_the_open_model_sends_what_is_due(chain: Chain) -> None:
     assert run.generator.dropped == run.generator.unfinished == 0
 
 
+@pytest.mark.long
 def test_a_run_with_failures_misses_its_limits(chain: Chain, limits: Path) -> None:
     container = f"gatehouse-test-{next(iter(chain.apps))}-1"
     pause(container)
@@ -159,6 +160,7 @@ def test_more_than_the_generator_can_send_is_no_measurement(chain: Chain) -> Non
     assert (code, run.verdict.word) == (INVALID, "INVALID"), chain.checkout.output
 
 
+@pytest.mark.long
 def test_a_shape_says_how_many_there_are_when(chain: Chain) -> None:
     # Open: as many arrivals a second as users. A tenth of them, and all in the fifth and sixth of ten seconds.
     _, run = load(chain, "--model", "open", "--shape", "spike", "--users", "80", "--time", "10s")
@@ -169,6 +171,7 @@ def test_a_shape_says_how_many_there_are_when(chain: Chain) -> None:
     assert max(of_second[4:8]) > 3 * max(of_second[1:3]), of_second
 
 
+@pytest.mark.long
 def test_the_search_for_the_knee_ends_where_it_bends_or_all_are_there(chain: Chain) -> None:
     _, run = load(chain, "--shape", "knee", "--users", "1")
     assert run, chain.checkout.output

@@ -52,7 +52,9 @@ def done(root: Path, *words: str, **variables: str) -> str:
     return made.stdout
 
 
-@pytest.mark.parametrize(("kind", "code"), [("asgi", "main.py"), ("wsgi", "app.py")])
+@pytest.mark.parametrize(
+    ("kind", "code"), [("asgi", "main.py"), pytest.param("wsgi", "app.py", marks=pytest.mark.long)]
+)
 def test_from_clone_to_load_with_an_app_of_ones_own(clone: Path, kind: str, code: str) -> None:
     assert "make up" in done(clone, "new-app", "NAME=orders", f"KIND={kind}")
     assert f"{URL}/orders/" in done(clone, "up")

@@ -291,7 +291,7 @@ def interrupt(site: Checkout, number: signal.Signals, when: str) -> None:
     assert process.wait(120) == 130, said
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGHUP, marks=pytest.mark.long)])
 def test_an_interrupted_up_leaves_what_was_there_before(site: Checkout, number: signal.Signals) -> None:
     interrupt(site, number, "waiting for")
     assert not containers()

@@ -65,6 +65,7 @@ def test_everything_that_stands_in_the_way_is_said_at_once(bare: Fleet) -> None:
     assert set(run.changed.values()) == {0}
 
 
+@pytest.mark.long
 def test_check_mode_on_bare_machines_changes_nothing(bare: Fleet) -> None:
     run = bare.play("provision.yml", "--check", "--diff")
     assert run.code == 0, run.output

@@ -417,6 +417,7 @@ def containers(fleet: Fleet) -> dict[str, set[str]]:
     return found
 
 
+@pytest.mark.long
 def test_a_run_that_is_broken_off_anywhere_is_made_good_by_the_next(controller: Controller) -> None:
     controller.hello("four")
     before = containers(controller.fleet)

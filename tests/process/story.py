@@ -62,6 +62,7 @@ def ours(site: Checkout) -> list[str]:
     return found
 
 
+@pytest.mark.long  # tests/process/test_matrix.py asks it, too
 def test_the_contract_holds(site: Checkout) -> None:
     suite = ["tests/chain/test_contract.py", "tests/chain/test_edge.py"]
     done = subprocess.run(

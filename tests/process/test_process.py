@@ -24,13 +24,23 @@ def is_to_be_had(command: list[str]) -> bool:
 
 
 @pytest.mark.timeout(900)
-def test_the_process_engine_as_an_ordinary_user() -> None:
+def test_the_process_engine_as_an_ordinary_user(pytestconfig: pytest.Config) -> None:
     ordinary = [] if os.getuid() else ORDINARY
     if not is_to_be_had(ordinary or ["env"]):
         warnings.warn("no user namespace is to be had here: the process engine is tested as root", stacklevel=1)
         ordinary = []
     done = subprocess.run(
-        [*ordinary, sys.executable, "-m", "pytest", "-v", "--durations=5", "tests/process/story.py"],
+        [
+            *ordinary,
+            sys.executable,
+            "-m",
+            "pytest",
+            "-v",
+            "--durations=5",
+            "-m",
+            pytestconfig.option.markexpr,
+            "tests/process/story.py",
+        ],
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

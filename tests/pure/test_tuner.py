@@ -89,7 +89,7 @@ def test_an_app_that_waits_is_tried_with_as_many_threads_as_its_rate_needs() -> 
     assert found == [
         candidate(THREADS, 4, 8), candidate(SYNC, 3, 1), candidate(THREADS, 1, 32), candidate(THREADS, 2, 32),
         candidate(THREADS, 1, 64), candidate(THREADS, 2, 64), candidate(SYNC, 48, 1),
-    ] or found[2:4] == [candidate(THREADS, 1, 32), candidate(THREADS, 2, 32)]  # fmt: skip
+    ]  # fmt: skip
 
 
 def test_the_rate_is_a_part_of_what_the_cpus_can_do() -> None:
@@ -194,7 +194,17 @@ def test_invalid_visits_are_repeated_twice_and_never_counted() -> None:
     assert tuner.ratio(visits, c, c) == tuner.Ratio(1, 1, 1, 2)
     always = tuner.search(Machine(WAITING, 1, 290, late=1000).visit, [c], c, 1000, 5, lambda _: None)
     assert len(always) == tuner.ROUNDS[0] * (1 + tuner.REPEATS)
-    assert tuner.decide(always, [c], c, 1000).choice is None
+    nothing = tuner.decide(always, [c], c, 1000)
+    assert (nothing.choice, nothing.known) == (None, False)
+    assert "the load generator was late in 6 of 6 visits" in nothing.sentence
+
+
+def test_a_present_one_that_was_never_measured_rightly_is_not_said_to_miss_the_limit() -> None:
+    visits = [visit(n, c, 100, lag=5000.0 if c == A else 0.5) for n in range(1, 5) for c in (A, B)]
+    decision = tuner.decide(visits, [A, B], A, 1000)
+    assert (decision.choice, decision.known, decision.changes) == (None, False, False)
+    assert decision.sentence.startswith("too little is known of uvicorn, 1 worker: ")
+    assert A in tuner.survivors(visits, [A, B], 1000, A), "it is asked again"
 
 
 def test_each_round_goes_the_other_way_round_and_all_of_it_ends() -> None:
@@ -269,7 +279,8 @@ def test_the_highest_rate_is_found_from_above_and_below(carries: float, first: f
     while (rate := tuner.next_rate(tried, first, 300)) and len(tried) < 30:
         tried[rate] = rate <= carries
     assert len(tried) < 20
-    assert tuner.highest(tried) == 0 if carries < 1 else carries / tuner.FINE <= tuner.highest(tried) <= carries
+    found = tuner.highest(tried)
+    assert (found == 0) if carries < 1 else (carries / tuner.FINE <= found <= carries)
 
 
 def test_a_cap_ends_the_search() -> None:
