@@ -23,7 +23,7 @@ from stack.errors import Failed
 from stack.load import AppPlan, Site
 from stack.model import Tls
 from stack.render import NGINX_IMAGE
-from stack.say import errors
+from stack.say import errors, say
 
 
 class DidNotStart(Failed):
@@ -84,8 +84,10 @@ class Beside:
                 link.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 link.symlink_to(self.secrets, target_is_directory=True)
         self._stack = stack = Quiet(replace(self.site, apps=apps))
+        say.line(f"starting {len(apps)} configuration{'s' * (len(apps) > 1)} beside the stack ...")
         try:
-            stack.up()
+            with contextlib.redirect_stdout(None):  # what `make up` says is of no interest here
+                stack.up()
         except Failed as failure:
             if of := next((c for c, name in self._names.items() if str(failure).startswith(f"{name}: ")), None):
                 raise DidNotStart(of, failure) from None
@@ -124,6 +126,8 @@ class Beside:
                 "release_command": app.release_command if app.volumes else [],
             }
         )  # fmt: skip
+        if not tuner.threaded(c.gateway):  # else a note says that they mean nothing
+            changed.model_fields_set.discard("threads")
         return AppPlan(name, self.plan.folder, changed, gateway, sizing.workers(changed))
 
     def _image(self, plan: AppPlan) -> None:
