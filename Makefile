@@ -62,8 +62,8 @@ LOAD = $(if $(USERS),--users $(USERS)) $(if $(RATE),--rate $(RATE)) $(if $(TIME)
 load: .venv/tools ## Locust's web UI, through client -> Nginx -> gateway -> app
 	@$(STACK) load $(LOAD)
 
-test: .venv/tests ## every test: pure, rendered, the chain
-	@.venv/bin/python -m pytest $(T)
+test: .venv/tests ## the tests: pure, rendered, the chain   [ALL=1: slow ones too]
+	@.venv/bin/python -m pytest $(or $(T),$(if $(ALL),,-m "not long"))
 
 down: .venv/tools ## stop it                    [VOLUMES=yes: and its data]
 	@$(STACK) down $(if $(VOLUMES),--volumes)
