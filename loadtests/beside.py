@@ -155,13 +155,14 @@ class Beside:
 
     def clear(self) -> None:
         """Removes all of it. Not to be interrupted."""
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
+        before = {n: signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         project = ("--project-name", self.site.environment.name)
         docker.run("compose", *project, "down", "--remove-orphans", "--volumes", "--timeout=3", undisturbed=True)
         for tag in self._tags:
             docker.run("image", "rm", "--no-prune", tag)
         shutil.rmtree(self.root, ignore_errors=True)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,8 @@
     python -m loadtests.tune_proof [PROFILE...]      all of loadtests/tune_sweep.yml that has no result yet; 10 to 20 minutes each
     python -m loadtests.tune_proof --page            only the pages, from what is there
 
-Each profile begins with `workers: auto`. The sweep takes turns, all of it in each round, at the rate that the tuner asked for.
+Each profile begins with `workers: auto`. The sweep takes turns, all of it in each round, at the rate that the tuner asked for; its
+best, the tuner's choice and the rule of thumb then meet in rounds that had no part in naming the best.
 Writes docs/results/tune/PROFILE.json (every visit of tunes and sweep), docs/results/tune.md and tune.html.
 """
 
@@ -40,7 +41,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "docs/results/tune"
 yaml = YAML(typ="safe")
 SWEEP = yaml.load(REPOSITORY / "loadtests/tune_sweep.yml")["profiles"]
-ROUNDS, SECONDS = 3, 5.0
+SWEPT, FINAL, SECONDS = range(1, 3), range(11, 19), 5.0
+"""Rounds. The best of many in few rounds is partly luck: how far the choice is from it is measured in rounds of its own."""
 TUNES = 2
 
 WORK = """
@@ -151,22 +153,24 @@ def tuned(root: Path, name: str) -> dict[str, Any]:
     return said
 
 
-def swept(root: Path, name: str, among: list[Candidate], rate: float, limit: float) -> list[Visit]:
-    """Every point in each round, the other way round in every other one; first and last in a round differ from round to round."""
+def turns(
+    root: Path, name: str, among: list[Candidate], run: Mapping[str, Any], rounds: range, seconds: float
+) -> list[Visit]:
+    """All of them in each round, at the rate of the tune, the other way round in every other one; who is first differs."""
     loaded = load_site(root, "local")
     visits = []
     with beside(loaded, loaded.apps[name]) as stand:
         among = bring(stand, among, among[0])
-        bench = Bench(stand, requests(SWEEP[name]), limit)
-        for number in range(1, ROUNDS + 1):
-            start = (number - 1) * len(among) // ROUNDS
+        bench = Bench(stand, requests(SWEEP[name]), run["p95"])
+        for number in rounds:
+            start = (number - rounds.start) * len(among) // len(rounds)
             order = [*among[start:], *among[:start]]
             for c in order if number % 2 else reversed(order):
                 for _ in range(1 + tuner.REPEATS):
-                    visits.append(bench.visit(number, c, rate, SECONDS))
+                    visits.append(bench.visit(number, c, run["rate"], seconds))
                     if visits[-1].valid:
                         break
-            say.line(f"sweep of {name}: round {number} of {ROUNDS}")
+            say.line(f"{name}: round {number} of {rounds.stop - 1}, {len(among)} configurations")
     return visits
 
 
@@ -181,13 +185,17 @@ def prove(name: str) -> None:
         chosen = [Candidate(**run["choice"]) for run in runs if run["choice"]]
         rule = tuner.control(plan.app.interface, plan.app.cpus)
         among = list(dict.fromkeys([current_of(plan), *chosen, rule, *points(SWEEP[name]["points"])]))
-        visits = swept(root, name, among, first["rate"], first["p95"])
+        sweep = turns(root, name, among, first, SWEPT, SECONDS)
+        fit = [c for c in among if tuner.good(sweep, c, first["p95"])]
+        finalists = list(dict.fromkeys([*chosen, *([tuner.best_of(sweep, fit)] if fit else []), rule]))
+        final = turns(root, name, finalists, first, FINAL, 2 * SECONDS)
         load.append(os.getloadavg()[0])
     raw = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "load_average": load,
         "machine": f"{os.cpu_count()} cores, {platform.system()} {platform.release()}", "commit": commit(),
         "rate": first["rate"], "p95": first["p95"], "control": asdict(rule), "current": asdict(current_of(plan)),
-        "tunes": runs, "sweep": [asdict(v) for v in visits],
+        "tunes": runs, "sweep": [asdict(v) for v in sweep],
+        "final": [asdict(v) for v in final],
     }  # fmt: skip
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(compact(raw))
@@ -214,11 +222,16 @@ class Found:
 
     raw: Mapping[str, Any]
     visits: Sequence[Visit]
+    """Of the sweep."""
+    final: Sequence[Visit]
 
     @classmethod
     def read(cls, file: Path) -> Found:
         raw = json.loads(file.read_text())
-        return cls(raw, [Visit(**{**v, "candidate": Candidate(**v["candidate"])}) for v in raw["sweep"]])
+        sweep, final = (
+            [Visit(**{**v, "candidate": Candidate(**v["candidate"])}) for v in raw[part]] for part in ("sweep", "final")
+        )
+        return cls(raw, sweep, final)
 
     @property
     def choices(self) -> list[Candidate | None]:
@@ -275,7 +288,7 @@ def chosen(name: str, found: Found) -> list[str]:
 
 
 def compared(name: str, found: Found) -> list[str]:
-    first, visits = found.choices[0], found.visits
+    first, visits = found.choices[0], found.final
     return [
         name, f"{found.raw['rate']:.0f}/s", against(visits, first, found.best), against(visits, first, found.rule),
         f"{level(visits, first) if first else math.inf:.0f} / {level(visits, found.rule):.0f} ms",
@@ -321,7 +334,7 @@ def write() -> None:
     missing = [name for name in SWEEP if name not in found]
     said = "".join(
         f"- {name}: {f.raw['date']}, {f.raw['commit']}, {f.raw['machine']}, load average {f.raw['load_average'][0]:.1f} before; "
-        f"{len(f.visits)} visits of {SECONDS:g} s. Its tunes: {'; '.join(run['sentence'] for run in f.raw['tunes'])}\n"
+        f"{len(f.visits)} visits of {SECONDS:g} s, then {len(f.final)} of {2 * SECONDS:g} s. Its tunes: {'; '.join(run['sentence'] for run in f.raw['tunes'])}\n"
         for name, f in found.items()
     )
     (RESULTS.parent / "tune.md").write_text(
@@ -333,7 +346,8 @@ def write() -> None:
         + markdown(CHOSEN, (chosen(name, f) for name, f in found.items()))
         + "\nThe smallest: fewest workers, then threads, of the points that the tuner itself would call as good as the best.\n\n"
         + markdown(COMPARED, (compared(name, f) for name, f in found.items()))
-        + "\nRatios are of p95s in the same round, their geometric mean and their interval over the rounds; below 1 the choice is faster.\n"
+        + f"\nRatios are of p95s in the same round, their geometric mean and interval (90 %, of {len(FINAL)} rounds after the sweep, which had no part\n"
+        "in naming its best); below 1 the choice is faster.\n"
         "2n+1 is the rule of thumb: so many workers that do one thing at a time, or event loops.\n\n" + said
     )  # fmt: skip
     charts = "".join(dots(name, f) for name, f in found.items())
