@@ -62,7 +62,7 @@ LOAD = $(if $(USERS),--users $(USERS)) $(if $(RATE),--rate $(RATE)) $(if $(TIME)
 load: .venv/tools ## Locust's web UI, through client -> Nginx -> gateway -> app
 	@$(STACK) load $(LOAD)
 
-test: .venv/tests ## the tests: pure, rendered, the chain   [ALL=1: slow ones too]
+test: .venv/tests ## pure, rendered, the running chain   [ALL=1: slow ones too]
 	@.venv/bin/python -m pytest $(or $(T),$(if $(ALL),,-m "not long"))
 
 down: .venv/tools ## stop it                    [VOLUMES=yes: and its data]

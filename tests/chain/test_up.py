@@ -89,6 +89,7 @@ def test_a_release_command_runs_once_before_each_new_version(site: Checkout) -> 
     assert httpx.get(f"{URL}/flask/").text == "Hello, migrated!"
 
 
+@pytest.mark.long
 def test_a_day_with_one_app(site: Checkout) -> None:
     """One story, because every step needs the one before it: bringing up takes seconds each time."""
     site.run("up")

@@ -97,6 +97,7 @@ def test_a_second_run_changes_nothing(fleet: Fleet) -> None:
     assert run.changed == {"host1": 0, "host2": 0, "host3": 0}
 
 
+@pytest.mark.long
 def test_check_mode_agrees(fleet: Fleet) -> None:
     run = fleet.play("provision.yml", "--check", "--diff")
     assert run.code == 0, run.output
