@@ -102,7 +102,7 @@ def dot(x: float, y: float, colour: str, said: str) -> str:
 def _dots(
     visits: Sequence[Visit], names: Mapping[Candidate, str], kinds: Mapping[str, tuple[str, Callable[[Visit], float]]], limit: float
 ) -> str:  # fmt: skip
-    at, labels = scale([limit, *(v.p95 for v in visits)])
+    at, labels = scale([limit, *(max(value(v), 1.0) for _, value in kinds.values() for v in visits)])
     x = {c: (number + 0.5) / len(names) for number, c in enumerate(names)}
     shapes = [_line(at(limit), LIMIT)]
     for number, (kind, (colour, value)) in enumerate(kinds.items()):
@@ -145,7 +145,7 @@ def _carried(raw: Mapping[str, Any]) -> str:
     every = [v for visits in found.values() for v in visits]
     at, labels = scale([raw["p95"], *(v.p95 for v in every)])
     steps = pages.ticks(max(v.rate for v in every))
-    widest = max(steps[-1], max(v.rate for v in every))
+    widest = 1.02 * max(steps[-1], max(v.rate for v in every))
     shapes, legend = [_line(at(raw["p95"]), LIMIT)], []
     for colour, (c, visits) in zip((P95, RULE), found.items(), strict=False):
         legend.append(key(colour, str(c)))

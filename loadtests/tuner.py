@@ -326,7 +326,7 @@ def decide(visits: Sequence[Visit], among: Sequence[Candidate], current: Candida
         missed = f"{current} does not meet p95 <= {slo:.0f} ms with {HEADROOM - 1:.0%} to spare"
         return Decision(choice, best, f"{choice}: {missed}", changes=True)
     if choice != current and apart(visits, current, best):
-        slower = f"{current} has a p95 {ratio(visits, current, choice)} as long"
+        slower = f"p95 with {current}, as now, is {ratio(visits, current, choice)} as long"
         return Decision(choice, best, f"{choice}: {slower}", changes=True)
     if choice != current and len(fit) == len(among) and not any(apart(visits, c, best) for c in among):
         smaller = f" {choice} would be the smallest." if choice.workers < current.workers else ""
