@@ -316,7 +316,11 @@ def conclude(
     values, name = settings(decision.choice, of, plan.app), f"apps/{plan.name}/app.yml"
     file = plan.folder / "app.yml"
     before = file.read_text("utf-8")
-    after = rewrite(before, values, behind=("workers", "gateway", "entry"))
+    try:
+        after = rewrite(before, values, behind=("workers", "gateway", "entry"))
+    except Failed as failure:
+        wanted = ", ".join(f"{key}: {value}" for key, value in values.items())
+        raise Failed(f"{name}: {failure}. Nothing was changed; write there: {wanted}") from None
     for line in diff(before, after, name):
         console.print(line, markup=False)
     if hidden := [key for key in values if plan.origins.get(key, name) != name]:
