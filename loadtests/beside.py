@@ -35,8 +35,8 @@ class DidNotStart(Failed):
 
 
 class Quiet(Compose):
-    """Is asked once a second whether it is healthy until it is, and then no more: with many containers, checks take a
-    noticeable part of a small machine's CPU."""
+    """Is asked once a second whether it is healthy until it is, and then no more: checks of many containers would be part of
+    what is measured."""
 
     def _files(self) -> list[str]:
         often = {"services": {name: {"healthcheck": {"interval": "1h"}} for name in (*self.site.apps, "edge")}}
@@ -157,12 +157,14 @@ class Beside:
         """Removes all of it. Not to be interrupted."""
         before = {n: signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         project = ("--project-name", self.site.environment.name)
-        docker.run("compose", *project, "down", "--remove-orphans", "--volumes", "--timeout=3", undisturbed=True)
-        for tag in self._tags:
-            docker.run("image", "rm", "--no-prune", tag)
-        shutil.rmtree(self.root, ignore_errors=True)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        try:
+            docker.run("compose", *project, "down", "--remove-orphans", "--volumes", "--timeout=3", undisturbed=True)
+            for tag in self._tags:
+                docker.run("image", "rm", "--no-prune", tag)
+            shutil.rmtree(self.root, ignore_errors=True)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 @contextlib.contextmanager

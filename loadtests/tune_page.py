@@ -19,7 +19,7 @@ P95, QUEUE, LIMIT, MEMORY, RULE = COLOURS[3], COLOURS[1], COLOURS[0], COLOURS[4]
 
 def page(raw: Mapping[str, Any]) -> str:
     """The whole page, from what tune.json holds."""
-    visits = [_visit(v) for v in raw["visits"]]
+    visits = [visit_of(v) for v in raw["visits"]]
     among = sorted(Candidate(**c) for c in raw["candidates"])
     names = dict(zip(among, string.ascii_uppercase, strict=False))
     limit = size_bytes(raw["memory"]) / MIB
@@ -46,7 +46,7 @@ def page(raw: Mapping[str, Any]) -> str:
     return document(f"workers of {raw['app']}", "\n".join(body), pages.CHARTS)
 
 
-def _visit(raw: Mapping[str, Any]) -> Visit:
+def visit_of(raw: Mapping[str, Any]) -> Visit:
     return Visit(**{**raw, "candidate": Candidate(**raw["candidate"])})
 
 
@@ -141,7 +141,7 @@ def _memory(visits: Sequence[Visit], names: Mapping[Candidate, str], limit: floa
 
 def _carried(raw: Mapping[str, Any]) -> str:
     """p95 against the rate, of the choice and of the rule of thumb."""
-    found = {Candidate(**each["candidate"]): [_visit(v) for v in each["visits"]] for each in raw["capacity"]}
+    found = {Candidate(**each["candidate"]): [visit_of(v) for v in each["visits"]] for each in raw["capacity"]}
     every = [v for visits in found.values() for v in visits]
     at, labels = scale([raw["p95"], *(v.p95 for v in every)])
     steps = pages.ticks(max(v.rate for v in every))

@@ -228,10 +228,7 @@ class Found:
     @classmethod
     def read(cls, file: Path) -> Found:
         raw = json.loads(file.read_text())
-        sweep, final = (
-            [Visit(**{**v, "candidate": Candidate(**v["candidate"])}) for v in raw[part]] for part in ("sweep", "final")
-        )
-        return cls(raw, sweep, final)
+        return cls(raw, *([tune_page.visit_of(v) for v in raw[part]] for part in ("sweep", "final")))
 
     @property
     def choices(self) -> list[Candidate | None]:

@@ -225,7 +225,7 @@ def good(visits: Sequence[Visit], of: Candidate, slo: float) -> bool:
 
 
 def known(visits: Sequence[Visit], of: Candidate) -> bool:
-    """Whether a round of each that all of them are in has a valid visit of it."""
+    """Whether it has a valid visit in as many rounds as all of them take part in."""
     return len({v.round for v in visits if v.candidate == of and v.valid}) >= ROUNDS[0]
 
 

@@ -31,15 +31,8 @@ def test_the_process_engine_as_an_ordinary_user(pytestconfig: pytest.Config) -> 
         ordinary = []
     done = subprocess.run(
         [
-            *ordinary,
-            sys.executable,
-            "-m",
-            "pytest",
-            "-v",
-            "--durations=5",
-            "-m",
-            pytestconfig.option.markexpr,
-            "tests/process/story.py",
+            *(*ordinary, sys.executable, "-m", "pytest", "-v", "--durations=5"),
+            *("-m", pytestconfig.option.markexpr, "tests/process/story.py"),
         ],
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
