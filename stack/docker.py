@@ -66,7 +66,9 @@ def why_not(complaint: str, user: str, host: str | None) -> str:
 
 @functools.cache
 def _find() -> list[str] | None:
-    commands = (["docker"], ["sudo", "-n", f"--preserve-env={PROXIES}", "docker"])
+    # Root is to ask the engine that the user named, not the one on this machine instead.
+    kept = f"--preserve-env=DOCKER_HOST,DOCKER_CONTEXT,{PROXIES}"
+    commands = (["docker"], ["sudo", "-n", kept, "docker"])
     return next((command for command in commands if _answers(command)), None)
 
 

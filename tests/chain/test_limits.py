@@ -305,7 +305,7 @@ def test_who_came_to_the_balancer_over_plain_http_is_redirected() -> None:
 
 @needs_docker
 def test_an_app_without_a_replica_is_said_at_once_to_be_unavailable(site: Checkout) -> None:
-    docker.run("stop", "--timeout=1", "gatehouse-limits-slow-1")
+    docker.run("stop", "--time=1", "gatehouse-limits-slow-1")
     time.sleep(2)  # until Nginx has asked DNS again
     answer = get("/", somebody())
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
