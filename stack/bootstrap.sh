@@ -91,7 +91,7 @@ venv() {
 
 # --- docker ---------------------------------------------------------------------------------------------------------
 
-answers() { docker info >/dev/null 2>&1 || sudo -n docker info >/dev/null 2>&1; }
+answers() { docker info >/dev/null 2>&1 || sudo -n --preserve-env=DOCKER_HOST,DOCKER_CONTEXT docker info >/dev/null 2>&1; }
 recent() { [ "$(docker version --format '{{.Server.Version}}' 2>/dev/null | cut -d. -f1)" -ge 25 ] 2>/dev/null; }
 compose() { docker compose version >/dev/null 2>&1; }
 
