@@ -36,6 +36,7 @@ from stack import docker
 from stack.errors import Failed
 from stack.load import load_site
 from stack.say import ended, say
+from stack.sizing import MEMORY_SHARE
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "docs/results/tune"
@@ -256,11 +257,11 @@ class Found:
         return min((c for c in self.good if self.best and tuner.near(self.visits, c, self.best)), default=None)
 
     def carries(self, c: Candidate | None) -> str:
-        """Requests a second within the limit, as the first tune found; "at least" where its generator was the limit."""
+        """Requests a second within the limit, as the first tune found (">=": its generator was the limit); "-" if it left that out."""
         for each in self.raw["tunes"][0]["capacity"]:
             if Candidate(**each["candidate"]) == c:
                 return f"{'>= ' * each['at_least']}{each['rate']:.0f}"
-        return ""
+        return "-"
 
 
 def short(c: Candidate | None) -> str:
@@ -345,7 +346,8 @@ def write() -> None:
         + markdown(COMPARED, (compared(name, f) for name, f in found.items()))
         + f"\nRatios are of p95s in the same round, their geometric mean and interval (90 %, of {len(FINAL)} rounds after the sweep, which had no part\n"
         "in naming its best); below 1 the choice is faster.\n"
-        "2n+1 is the rule of thumb: so many workers that do one thing at a time, or event loops.\n\n" + said
+        "2n+1 is the rule of thumb: so many workers that do one thing at a time, or event loops; \"-\" where the tuner left\n"
+        f"it out, since workers of the measured size may fill {MEMORY_SHARE:.0%} of the memory.\n\n" + said
     )  # fmt: skip
     charts = "".join(dots(name, f) for name, f in found.items())
     text = f"<h1>make tune against sweeps</h1>{charts}"
