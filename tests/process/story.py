@@ -313,12 +313,12 @@ def test_load_and_nobody_left_of_it(site: Checkout) -> None:
     runs = (
         site.root / "runs"
     )  # the clone's own may belong to the user of an image, if root made load with Docker before
-    short = ("--users", "7", "--rate", "7", "--time", "2s", "--", "--results", str(runs))
+    short = ("--users", "7", "--rate", "7", "--time", "4s", "--", "--results", str(runs))
     site.run("load", "--headless", *short, check=False)
     assert "requests by user class" in site.output
     (new,) = runs.glob("*/run.json")
     run = Run.read(new)
-    assert {f"{name} GET /wait" for name in site.site.apps} <= set(run.routes)
+    assert set(site.site.apps) <= {route.split()[0] for route in run.routes}  # which of its routes, chance says
     assert all(of.failed == 0 for of in run.routes.values()), site.output
     # Locust's master gives up, and its workers would wait a minute for it.
     done = site.run("load", "--headless", "--time", "2s", "--", "--host", "http://127.0.0.1:1", check=False)
