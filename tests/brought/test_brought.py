@@ -7,10 +7,11 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import httpx
 import pytest
-from websockets.sync.client import connect
+from websocket import create_connection
 
 from tests.brought.conftest import HTTP, HTTPS, URL, Clone
 
@@ -140,6 +141,6 @@ def test_starlette(bring: Brings) -> None:
         style = browser.get(f"{at}/static/css/site.css")
     assert (style.text, style.headers["cache-status"]) == ("p { color: teal; }\n", "Nginx; hit")
     assert browser.get(f"{at}/user/ann").text == "Hello, ann!"
-    with connect(f"ws://localhost:{HTTP}/star/ws") as socket:
+    with closing(create_connection(f"ws://localhost:{HTTP}/star/ws")) as socket:
         assert socket.recv() == "Hello, websocket!"
     assert browser.get(f"{at}/ws").status_code == 404

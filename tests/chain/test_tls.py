@@ -8,6 +8,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import QuicEvent
 from cryptography import x509
 from ruamel.yaml import YAML
-from websockets.sync.client import connect as websocket
+from websocket import create_connection
 
 from tests.conftest import Chain, Checkout, needs_docker, new_checkout
 
@@ -77,10 +78,12 @@ def test_a_local_certificate_is_good_for_a_season_and_began_just_now(modern: Che
 
 
 def test_a_websocket_over_tls(modern: Checkout) -> None:
-    with websocket(f"wss://localhost:{HTTPS}/fastapi/ws", ssl=trusting(modern), open_timeout=5) as connection:
-        for message in ("over TLS", b"\x00\xff"):
-            connection.send(message)
-            assert connection.recv(timeout=5) == message
+    url, authority = f"wss://localhost:{HTTPS}/fastapi/ws", str(modern.root / ".local/ca/ca.pem")
+    with closing(create_connection(url, timeout=5, sslopt={"ca_certs": authority})) as ws:
+        ws.send("over TLS")
+        assert ws.recv() == "over TLS"
+        ws.send_bytes(b"\x00\xff")
+        assert ws.recv() == b"\x00\xff"
 
 
 @pytest.mark.parametrize("app", ["flask", "fastapi"])

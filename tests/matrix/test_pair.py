@@ -71,7 +71,7 @@ def test_at_the_root_of_a_host_links_lead_back(chain: Chain, at_root: AppPlan, s
     if at_root.app.interface == "asgi":
         with contract.websocket(chain, at_root, scheme) as ws:
             ws.send("hello")
-            assert ws.recv(timeout=10) == "hello"
+            assert ws.recv() == "hello"
 
 
 def test_the_app_is_below_a_nested_prefix(app: AppPlan) -> None:
