@@ -221,5 +221,12 @@ def test_other_doubts_are_said(doubt: dict[str, Any], said: str) -> None:
     assert said in found.reasons[0]
 
 
+@pytest.mark.parametrize("sign", [{"cpu": 1.03}, {"dropped": 18_556}])
+def test_a_generator_that_was_late_and_full_has_made_the_p95_itself(sign: dict[str, Any]) -> None:
+    late: dict[str, Any] = {"start_lag": lag(786), "loop_lag": lag(0.5)}
+    assert verdict(Generator(**late), 4148).word == "WARN"
+    assert verdict(Generator(**late, **sign), 4148).word == "INVALID"
+
+
 def test_a_run_without_an_answer_says_nothing() -> None:
     assert verdict(Generator(loop_lag=lag(0.5)), None).word == "INVALID"
