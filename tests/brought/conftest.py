@@ -69,10 +69,12 @@ class Clone:
 
     def type(self, block: str, **variables: str) -> str:
         """What commands print; they stop at the first that fails."""
+        # Below `make test`, make would say which folder it enters.
+        outside = {name: value for name, value in os.environ.items() if name not in ("MAKELEVEL", "MAKEFLAGS")}
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", block],
             cwd=self.root,
-            env={**os.environ, **variables},
+            env={**outside, **variables},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

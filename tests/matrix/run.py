@@ -224,13 +224,17 @@ def slots() -> int:
 
 
 def _interrupt(number: int, frame: object) -> None:
+    """A second one, while sites are stopped, would leave them running."""
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def main(words: list[str]) -> int:
     plan = chosen(words)
     count = sum(map(len, plan.values()))
-    signal.signal(signal.SIGTERM, _interrupt)
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, _interrupt)
     at_a_time = slots()
     say.line(f"{count} pairs on {len(plan)} gateways, {at_a_time} gateways at a time")
     run, free, pairs = Run(SOME if words else SITES, suites=4 * at_a_time), Queue[Slot](), []
