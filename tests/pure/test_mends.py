@@ -1,7 +1,8 @@
-"""What the configurations of Granian and uWSGI mend, each asked without its gateway."""
+"""What the configurations of Granian, uWSGI and Gunicorn's asgi worker mend, each asked without its gateway."""
 
 from __future__ import annotations
 
+import asyncio
 import io
 import ipaddress
 import runpy
@@ -196,3 +197,44 @@ def test_a_files_parts_are_no_lines(uwsgi: dict[str, Any]) -> None:
         return io.BytesIO(b"a\nb\n")
 
     assert behind(uwsgi, app, environ())[1] == b"a\nb\n"
+
+
+# --- Gunicorn's asgi worker -------------------------------------------------------------------------------------------
+
+
+def test_who_was_cancelled_while_reading_a_body_ends_though_the_worker_forgot_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (timing := ModuleType("gatehouse_timing")).asgi = lambda app: app  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "gatehouse_timing", timing)
+    behind_nginx = runpy.run_path(str(GATEWAYS / "gunicorn-asgi/conf.py"))["behind_nginx"]
+    asked, ended = 0, False
+
+    async def receive() -> dict[str, Any]:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:  # as wait_for of Python 3.11 does, where a part came at that moment
+                return {"type": "http.request", "body": b"a part", "more_body": True}
+        if asked == 2:
+            return {"type": "http.request", "body": b"the rest", "more_body": False}
+        await asyncio.sleep(60)  # until the client is gone
+        return {"type": "http.disconnect"}
+
+    async def as_quart_does(scope: Any, receive: Any, send: Any) -> None:
+        async def reads() -> None:
+            while (await receive())["type"] == "http.request":
+                pass
+
+        nonlocal ended
+        reader = asyncio.create_task(reads())
+        await asyncio.sleep(0)
+        reader.cancel()
+        await asyncio.wait([reader], timeout=5)
+        ended = reader.done()
+
+    asyncio.run(behind_nginx(as_quart_does)({"type": "http", "headers": []}, receive, None))
+    assert ended
+    assert asked == 2, "what is left of the body is taken in"
