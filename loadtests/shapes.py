@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import replace
 
 from locust import LoadTestShape
 
@@ -147,12 +146,8 @@ class Knee(Shaped):
         return f"{users * rate:g} arrivals a second"
 
     def generator(self, mean: float) -> Verdict:
-        """Of the step that is over."""
+        """Of the step that is over, by its lags: the other signs are the whole run's, and nobody knows of which step."""
         now = copy.deepcopy(watch.generator)
-        step = replace(
-            now,
-            start_lag=now.start_lag.since(self.before.start_lag),
-            loop_lag=now.loop_lag.since(self.before.loop_lag),
-        )
+        step = Generator(now.start_lag.since(self.before.start_lag), now.loop_lag.since(self.before.loop_lag))
         self.before, self.lag = now, step.lag
         return verdict(step, mean)
