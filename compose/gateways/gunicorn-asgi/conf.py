@@ -11,8 +11,10 @@ def post_worker_init(worker: Any) -> None:
 
 
 def behind_nginx(app: Any) -> Any:
-    """The client's address from X-Forwarded-For (the worker takes only the scheme from its peer's headers), and the rest
-    of a body the app did not read (the worker hangs up on it, and Nginx answers 502)."""
+    """The client's address from X-Forwarded-For (the worker takes only the scheme from its peer's headers), the rest of a
+    body the app did not read (the worker hangs up on it, and Nginx answers 502), and `http.disconnect` once the app has
+    answered, as ASGI has it (the worker waits until Nginx closes the connection, and Quart 0.23 waits with it, as do the
+    requests that come next on that connection)."""
 
     async def wrapped(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -26,20 +28,34 @@ def behind_nginx(app: Any) -> Any:
             return
 
         more = True
+        coming: Any = None
+        answered = asyncio.get_running_loop().create_future()
 
         async def watched() -> Any:
-            nonlocal more
-            message = await receive()
+            nonlocal more, coming
+            if not answered.done():
+                # A task, which outlives whoever is cancelled waiting for it: the worker's receive() waits by
+                # asyncio.wait_for, which before Python 3.12 may forget a cancellation.
+                coming = coming or asyncio.ensure_future(receive())
+                await asyncio.wait((coming, answered), return_when=asyncio.FIRST_COMPLETED)
+            if answered.done():
+                return {"type": "http.disconnect"}
+            message, coming = coming.result(), None
             more = message.get("more_body", False)
-            if (task := asyncio.current_task()) and task.cancelling():
-                # The worker waits by asyncio.wait_for, which until Python 3.12 forgets a cancellation where a part of the
-                # body comes at that moment. Quart, which has answered, would wait for ever, and the connection's next
-                # request with it (17 of some 9,000 bodies that it left unread).
-                raise asyncio.CancelledError
             return message
 
-        await app(scope, watched, send)
-        while more:
-            await watched()
+        async def told(message: Any) -> None:
+            await send(message)
+            if message["type"] == "http.response.body" and not message.get("more_body") and not answered.done():
+                answered.set_result(None)
+
+        try:
+            await app(scope, watched, told)
+            while more:
+                message, coming = await (coming or receive()), None
+                more = message.get("more_body", False)
+        finally:
+            if coming:
+                coming.cancel()
 
     return wrapped
