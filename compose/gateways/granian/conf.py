@@ -165,7 +165,7 @@ async def http(app: Any, scope: Any, receive: Any, send: Any) -> None:
         return
 
     turn, coming = asyncio.Lock(), None
-    left = math.inf
+    left, parts = math.inf, False
 
     async def part() -> Any:
         """Shielded: Quart cancels what waits here when it has answered."""
@@ -186,15 +186,16 @@ async def http(app: Any, scope: Any, receive: Any, send: Any) -> None:
                     await part()
 
     async def last(message: Any) -> None:
-        """Quart reads beside its answer. Granian tells who reads when the last byte has gone that the client has, and hangs
-        up; so what is left of the body is taken in just before that."""
-        nonlocal left
+        """After the last byte of an answer in parts, as Quart's all are, or where somebody reads beside it, Granian says that
+        the client has gone, and hangs up; so what is left of the body is taken in just before that."""
+        nonlocal left, parts
         if message["type"] == "http.response.start":
             lengths = [int(value) for name, value in message.get("headers", ()) if name.lower() == b"content-length"]
             left = lengths[0] if lengths else math.inf
         elif message["type"] == "http.response.body":
             left -= len(message.get("body", b""))
-            if turn.locked() and (left <= 0 or not message.get("more_body")):
+            parts = parts or message.get("more_body", False)
+            if (parts or turn.locked()) and (left <= 0 or not message.get("more_body")):
                 await rest()
         await send(message)
 
