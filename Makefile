@@ -121,7 +121,7 @@ check: .venv/tests ## configuration, lint, types, format
 audit: .venv/deploy-tests .local/audit/venv ## every scanner that is installed, one table    [ONLY="gixy testssl"]
 	@.venv/bin/python -m tests.audit $(ONLY)
 
-matrix: .venv/tests ## every framework on every gateway    [ONLY="django uvicorn"]
+matrix: .venv/tests ## every framework on every gateway    [ONLY="django uvicorn" ENGINE=compose]
 	@.venv/bin/python -m tests.matrix.run $(ONLY)
 
 render: .venv/tools ## write build/ENV/ and start nothing

@@ -27,6 +27,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from stack import docker, images, process
+from stack.compose import cannot_listen
 from stack.gateways import GATEWAYS, Gateway
 from stack.load import Site, load_site
 from stack.say import say
@@ -40,8 +41,9 @@ SUITE = ["tests/chain/test_contract.py", "tests/matrix/test_pair.py"]
 FRAMEWORKS = {path.name: path for top in ("apps", "examples") for path in sorted((REPOSITORY / top).glob("*/"))
               if (path / "app.yml").is_file() and path.name in (
                   "flask", "django", "pyramid", "bottle", "fastapi", "starlette", "channels", "quart")}  # fmt: skip
-FIRST_PORT, PORTS = 24000, 2100
-"""Of the first site, and how many each may take (stack/process.py: replicas from http_port + 1000 on, a thousand)."""
+PORTS = range(20000, 32000, 2100)
+"""First ports of sites at a time, below those that clients get; a site may take a step of them (stack/process.py: replicas
+from http_port + 1000 on, a thousand)."""
 SUITE_LIMIT, UP_LIMIT = 240, 900
 """s that one pair's tests, and `up` with all its virtual environments to be made, may take."""
 SITE_MEMORY = 1500
@@ -52,15 +54,16 @@ SITE_MEMORY = 1500
 class Slot:
     """Ports that one site at a time has."""
 
-    number: int
-
-    @property
-    def http(self) -> int:
-        return FIRST_PORT + PORTS * self.number
+    http: int
 
     @property
     def https(self) -> int:
         return self.http + 500
+
+    @property
+    def free(self) -> bool:
+        """Nothing listens there, such as another clone's run."""
+        return not any(cannot_listen("0.0.0.0", port) for port in (self.http, self.https, self.http + 1000))
 
 
 def facts(framework: str) -> dict[str, Any]:
@@ -135,7 +138,7 @@ class Run:
         """Brings one gateway's site up, asks all of its pairs, and stops it."""
         root = self.sites / gateway.name
         down(root)  # of a run that was killed
-        if gateway.needs_docker and not docker.there():
+        if engine(gateway)["GATEHOUSE_ENGINE"] == "compose" and not docker.there():
             for framework in frameworks:
                 yield Pair(framework, gateway.name, problem="needs Docker, and no engine answers here")
             return
@@ -192,8 +195,8 @@ class Run:
 
 
 def engine(gateway: Gateway) -> dict[str, str]:
-    """Variables that choose what the site runs on."""
-    return {"GATEHOUSE_ENGINE": "compose" if gateway.needs_docker else "process"}
+    """Variables that choose what the site runs on: what was asked for (ENGINE), as far as the gateway can."""
+    return {"GATEHOUSE_ENGINE": "compose" if gateway.needs_docker else os.environ.get("GATEHOUSE_ENGINE") or "process"}
 
 
 def down(root: Path) -> None:
@@ -217,10 +220,13 @@ def chosen(words: list[str]) -> dict[str, list[str]]:
     return {gateway: of for gateway, of in plan.items() if of}
 
 
-def slots() -> int:
-    """Sites at a time: what memory holds, and no more than cores."""
+def slots() -> list[Slot]:
+    """One for each site at a time: what memory holds, and no more than cores."""
     available = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-    return max(1, min(os.cpu_count() or 1, int(available[1]) // 1024 // SITE_MEMORY if available else 1, 3))
+    count = max(1, min(os.cpu_count() or 1, int(available[1]) // 1024 // SITE_MEMORY if available else 1, 3))
+    if not (free := [slot for slot in map(Slot, PORTS) if slot.free]):
+        sys.exit(f"error: of ports {', '.join(map(str, PORTS))} and the 1000 above each none are free: 'ss -lnpt' says what listens")
+    return free[:count]
 
 
 def _interrupt(number: int, frame: object) -> None:
@@ -231,15 +237,16 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def main(words: list[str]) -> int:
-    plan = chosen(words)
+    plan, whole = chosen(words), not words and not os.environ.get("GATEHOUSE_ENGINE")
     count = sum(map(len, plan.values()))
     for one in (signal.SIGINT, signal.SIGTERM):
         signal.signal(one, _interrupt)
-    at_a_time = slots()
+    of_sites = slots()
+    at_a_time = len(of_sites)
     say.line(f"{count} pairs on {len(plan)} gateways, {at_a_time} gateways at a time")
-    run, free, pairs = Run(SOME if words else SITES, suites=4 * at_a_time), Queue[Slot](), []
-    for number in range(at_a_time):
-        free.put(Slot(number))
+    run, free, pairs = Run(SITES if whole else SOME, suites=4 * at_a_time), Queue[Slot](), []
+    for slot in of_sites:
+        free.put(slot)
 
     def site(name: str, frameworks: list[str]) -> list[Pair]:
         slot = free.get()
@@ -264,7 +271,7 @@ def main(words: list[str]) -> int:
     took = time.monotonic() - run.began
     frameworks = [name for name in FRAMEWORKS if any(pair.framework == name for pair in pairs)]
     bad = [pair for pair in pairs if not pair.passes]
-    if not words:
+    if whole:
         PAGE.write_text(page(pairs, took, run.made))
         say.line(f"written: {PAGE.relative_to(REPOSITORY)}")
     else:
