@@ -225,7 +225,7 @@ def slots() -> list[Slot]:
     available = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
     count = max(1, min(os.cpu_count() or 1, int(available[1]) // 1024 // SITE_MEMORY if available else 1, 3))
     if not (free := [slot for slot in map(Slot, PORTS) if slot.free]):
-        sys.exit(f"error: of ports {', '.join(map(str, PORTS))} and the 1000 above each none are free: 'ss -lnpt' says what listens")
+        sys.exit(f"error: ports {', '.join(map(str, PORTS))}: none is free. 'ss -lnpt' says what listens")
     return free[:count]
 
 
