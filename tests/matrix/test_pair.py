@@ -216,8 +216,10 @@ def on_a_socket(command: list[str], address: tuple[str, int], path: str) -> list
 
 def test_it_can_listen_on_a_unix_socket(chain: Chain, app: AppPlan, gateway: Replica, tmp_path: Path) -> None:
     name = app.gateway.name
-    if not gateway.program:
+    if app.gateway.needs_docker:
         pytest.skip(f"{name} listens on TCP alone")
+    if not gateway.program:
+        pytest.skip("asked on the process engine")
     if FRAMEWORK not in ("flask", "fastapi"):
         pytest.skip("of the gateway alone: asked once")
     rendered = chain.checkout.root / f".local/process/running/{gateway.program}.sh"
