@@ -1,5 +1,5 @@
-"""How long an app takes until its answer begins, told to the edge, and which request a line of its log is of: for any WSGI or
-ASGI app, without a change to its code.
+"""How long an app takes until its answer begins, told to the edge, which request a line of its log is of, and a 500 where it
+fails: for any WSGI or ASGI app, without a change to its code.
 
 Each gateway's conf.py wraps the app in one of these. The duration is in ms, on this process's own clock, so that hosts
 with different clocks do not matter; the edge turns it into `Server-Timing` or drops it (nginx/snippets/timing.conf).
@@ -16,6 +16,7 @@ from typing import Any
 
 HEADER = "X-Gatehouse-Time"
 RAW = HEADER.lower().encode()
+SORRY = b"Internal Server Error"
 STARTS = ("http.response.start", "websocket.accept", "websocket.http.response.start")
 
 
@@ -25,17 +26,35 @@ def wsgi(app: Any) -> Any:
     mark_log()
 
     def timed(environ: Any, start_response: Any) -> Any:
-        start = perf_counter()
+        start, begun = perf_counter(), False
         request_id.set(environ.get("HTTP_X_REQUEST_ID", ""))
 
         def told(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
             took = f"app;dur={(perf_counter() - start) * 1000:.3f}"
+            nonlocal begun
+            begun = True
             kept = [(name, value) for name, value in headers if name.lower() != HEADER.lower()]
             return start_response(status, [*kept, (HEADER, took)], exc_info)
 
-        return app(environ, told)
+        try:
+            return app(environ, told)
+        except Exception:
+            if begun:
+                raise
+            log_failure(environ)
+            length = ("Content-Length", str(len(SORRY)))
+            told("500 Internal Server Error", [("Content-Type", "text/plain"), length])
+            return [SORRY]
 
     return timed
+
+
+def log_failure(request: Any) -> None:
+    """Of an app; by gateways it would be told to Nginx, too, in ways that it takes for a lost replica: Gunicorn takes an app's
+    OSError for its client's and says nothing, uWSGI never says anything, and those for ASGI close the connection of a
+    500 that the app has sent (Starlette raises its error on after that), perhaps with the next request on its way."""
+    # Not made before: an app that configures logging may silence all loggers there are.
+    logging.getLogger("gatehouse").exception("%s failed", request.get("path") or request.get("PATH_INFO") or "/")
 
 
 class Waits:
@@ -65,7 +84,11 @@ def asgi(app: Any) -> Any:
             next((value.decode("latin-1") for name, value in scope.get("headers", ()) if name == b"x-request-id"), "")
         )
 
+        begun = ended = False
+
         async def told(message: Any) -> None:
+            nonlocal begun, ended
+            begun = True
             if message["type"] in STARTS:
                 took = perf_counter() - start
                 waited.over = True
@@ -75,8 +98,18 @@ def asgi(app: Any) -> Any:
                 headers = [(name, value) for name, value in message.get("headers", ()) if name.lower() != RAW]
                 message = {**message, "headers": [*headers, (RAW, said.encode())]}
             await send(message)
+            ended = ended or (message["type"] == "http.response.body" and not message.get("more_body"))
 
-        await app(scope, receive, told)
+        try:
+            await app(scope, receive, told)
+        except Exception:
+            if scope["type"] != "http" or (begun and not ended):
+                raise
+            log_failure(scope)
+            if not begun:
+                headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(SORRY))]
+                await told({"type": "http.response.start", "status": 500, "headers": headers})
+                await told({"type": "http.response.body", "body": SORRY})
 
     return timed
 

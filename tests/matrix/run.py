@@ -1,21 +1,25 @@
 """`make matrix`: every framework on every gateway of its interface, through Nginx: the HTTP contract, prefixes, a stop.
 
-A gateway is a site of its own below build/matrix/, on the process engine, with an app per framework: below /a/b with two
-replicas, and once more at the root of a host. Some sites run at a time, on ports of their own; what a site installed stays, so
-that only a first run takes long. All of them asked: docs/compatibility.md is written. Ends with 1 where a pair does not pass.
+A gateway is a site of its own below build/matrix/, with an app per framework: below /a/b with two replicas, and once more at the
+root of a host; on the process engine, where none is asked for and the gateway needs no other. Some sites run at a time, on ports of
+their own; what a site installed stays, so that only a first run takes long. All of them asked there: docs/compatibility.md is
+written. Ends with 1 where a pair does not pass.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -35,7 +39,7 @@ from tests.conftest import REPOSITORY
 from tests.matrix.page import Pair, cell, features_table, locked, outcomes, pairs_table, table
 
 SITES, SOME = REPOSITORY / "build/matrix", REPOSITORY / "build/matrix-some"
-"""Where sites are; those of a run of some pairs apart, because `up` removes virtual environments that it does not need."""
+"""Where sites are; those of a run of some pairs or of ENGINE=compose apart, because `up` removes virtual environments that it does not need."""
 PAGE = REPOSITORY / "docs/compatibility.md"
 SUITE = ["tests/chain/test_contract.py", "tests/matrix/test_pair.py"]
 FRAMEWORKS = {path.name: path for top in ("apps", "examples") for path in sorted((REPOSITORY / top).glob("*/"))
@@ -52,18 +56,14 @@ SITE_MEMORY = 1500
 
 @dataclass(frozen=True)
 class Slot:
-    """Ports that one site at a time has."""
+    """Ports that one site at a time has, kept from other runs, such as another clone's, as long as `held` is open."""
 
     http: int
+    held: socket.socket | None = None
 
     @property
     def https(self) -> int:
         return self.http + 500
-
-    @property
-    def free(self) -> bool:
-        """Nothing listens there, such as another clone's run."""
-        return not any(cannot_listen("0.0.0.0", port) for port in (self.http, self.https, self.http + 1000))
 
 
 def facts(framework: str) -> dict[str, Any]:
@@ -86,7 +86,9 @@ def write_site(root: Path, gateway: Gateway, frameworks: Iterable[str], slot: Sl
             shutil.copytree(FRAMEWORKS[framework], folder, ignore=shutil.ignore_patterns("__pycache__", ".venv"))
             yaml.dump(of, folder / "app.yml")
     local = yaml.load(REPOSITORY / "environments/local.yml")
-    local |= {"name": f"matrix-{gateway.name.replace('_', '-')}", "http_port": slot.http, "https_port": slot.https}
+    # Docker knows a site by its name alone: another clone's is another.
+    name = f"matrix-{gateway.name.replace('_', '-')}-{zlib.crc32(bytes(root)):08x}"
+    local |= {"name": name, "http_port": slot.http, "https_port": slot.https}
     (root / "environments").mkdir(parents=True, exist_ok=True)
     yaml.dump(local, root / "environments/local.yml")
 
@@ -206,7 +208,12 @@ def down(root: Path) -> None:
     elif (root / ".local/edge/current").is_symlink():
         command = [sys.executable, "-m", "stack", "down", "--volumes"]
         environment = {**os.environ, "GATEHOUSE_ROOT": str(root), "GATEHOUSE_ENV": "local"}
-        subprocess.run(command, cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL, timeout=120, check=False)
+        try:
+            subprocess.run(
+                command, cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL, timeout=300, check=False, start_new_session=True
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            say.line(f"{root.name}: was not stopped within 300 s. GATEHOUSE_ROOT={root} python -m stack down stops it")
 
 
 def chosen(words: list[str]) -> dict[str, list[str]]:
@@ -224,9 +231,17 @@ def slots() -> list[Slot]:
     """One for each site at a time: what memory holds, and no more than cores."""
     available = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
     count = max(1, min(os.cpu_count() or 1, int(available[1]) // 1024 // SITE_MEMORY if available else 1, 3))
-    if not (free := [slot for slot in map(Slot, PORTS) if slot.free]):
+    found: list[Slot] = []
+    for first in PORTS:
+        with contextlib.suppress(OSError):
+            held = socket.create_server(("127.0.0.1", first + PORTS.step - 1))
+            if len(found) < count and not any(cannot_listen("0.0.0.0", first + at) for at in (0, 500, 1000)):
+                found.append(Slot(first, held))
+            else:
+                held.close()
+    if not found:
         sys.exit(f"error: ports {', '.join(map(str, PORTS))}: none is free. 'ss -lnpt' says what listens")
-    return free[:count]
+    return found
 
 
 def _interrupt(number: int, frame: object) -> None:
@@ -237,7 +252,7 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def main(words: list[str]) -> int:
-    plan, whole = chosen(words), not words and not os.environ.get("GATEHOUSE_ENGINE")
+    plan, whole = chosen(words), not words and os.environ.get("GATEHOUSE_ENGINE") != "compose"
     count = sum(map(len, plan.values()))
     for one in (signal.SIGINT, signal.SIGTERM):
         signal.signal(one, _interrupt)

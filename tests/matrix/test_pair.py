@@ -214,44 +214,114 @@ def on_a_socket(command: list[str], address: tuple[str, int], path: str) -> list
     return None
 
 
-def test_it_can_listen_on_a_unix_socket(chain: Chain, app: AppPlan, gateway: Replica, tmp_path: Path) -> None:
-    name = app.gateway.name
+def command_of(chain: Chain, app: AppPlan, gateway: Replica) -> list[str]:
+    """The process engine's own of this replica, asked once of a gateway: /bin/sh, the script that enters the app, the rest."""
     if app.gateway.needs_docker:
-        pytest.skip(f"{name} listens on TCP alone")
+        pytest.skip(f"{app.gateway.name} listens on TCP alone")
     if not gateway.program:
         pytest.skip("asked on the process engine")
     if FRAMEWORK not in ("flask", "fastapi"):
         pytest.skip("of the gateway alone: asked once")
     rendered = chain.checkout.root / f".local/process/running/{gateway.program}.sh"
-    words = shlex.split(rendered.read_text())[1:]
+    return shlex.split(rendered.read_text())[1:]
+
+
+@contextlib.contextmanager
+def started(command: list[str], gateway: Replica, log: Path, ask: Callable[[], int]) -> Iterator[None]:
+    """One more beside the site's, once `ask` has a 200."""
+    environment = {"PATH": os.environ["PATH"], "HOME": str(Path.home()), "GATEHOUSE_RUN": str(gateway.run)}
+    with log.open("wb") as out:
+        running = subprocess.Popen(command, env=environment, stdout=out, stderr=out, start_new_session=True)
+    try:
+        end = time.monotonic() + 30
+        while True:
+            with contextlib.suppress(httpx.HTTPError):
+                assert ask() == 200
+                break
+            assert time.monotonic() < end, log.read_text()
+            assert running.poll() is None, log.read_text()
+            time.sleep(0.1)
+        yield
+    finally:
+        running.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.wait(5)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+
+
+def test_it_can_listen_on_a_unix_socket(chain: Chain, app: AppPlan, gateway: Replica, tmp_path: Path) -> None:
+    words = command_of(chain, app, gateway)
     path = f"/tmp/{tmp_path.parent.parent.name}-{os.getpid()}.sock"  # short, because a socket's path must be
     command = on_a_socket(words[2:], gateway.address, path)
     if command is None:
-        pytest.skip(f"{name} is run here by a parent of ours that listens on TCP alone")
-    environment = {"PATH": os.environ["PATH"], "HOME": str(Path.home()), "GATEHOUSE_RUN": str(gateway.run)}
-    log = tmp_path / "log"
-    with log.open("wb") as out:
-        started = subprocess.Popen(
-            [*words[:2], *command], env=environment, stdout=out, stderr=out, start_new_session=True
-        )
-    try:
-        end = time.monotonic() + 30
-        with httpx.Client(transport=httpx.HTTPTransport(uds=path), timeout=5) as client:
-            while True:
-                with contextlib.suppress(httpx.HTTPError):
-                    assert client.get(f"http://localhost{gateway.base}/healthz").status_code == 200
+        pytest.skip(f"{app.gateway.name} is run here by a parent of ours that listens on TCP alone")
+    with httpx.Client(transport=httpx.HTTPTransport(uds=path), timeout=5) as client, started(
+        [*words[:2], *command], gateway, tmp_path / "log",
+        lambda: client.get(f"http://localhost{gateway.base}/healthz").status_code,
+    ):  # fmt: skip
+        pass
+    Path(path).unlink(missing_ok=True)
+
+
+FAILING = {
+    "wsgi": """
+def app(environ, start_response):
+    if not environ["PATH_INFO"].endswith("/healthz"):
+        raise FileNotFoundError("before the answer")
+    start_response("200 OK", [("Content-Length", "0")])
+    return []
+""",
+    "asgi": """
+async def app(scope, receive, send):
+    while scope["type"] == "lifespan":
+        kind = (await receive())["type"]
+        await send({"type": f"{kind}.complete"})
+        if kind == "lifespan.shutdown":
+            return
+    good = scope["path"].endswith("/healthz")
+    if scope["path"].endswith("/before"):
+        raise FileNotFoundError("before the answer")
+    await send({"type": "http.response.start", "status": 200 if good else 500, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body"})
+    if not good:
+        raise FileNotFoundError("after the answer, as Starlette does")
+""",
+}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_app_that_fails_is_a_500_on_a_connection_that_stays_good(
+    chain: Chain, app: AppPlan, gateway: Replica, tmp_path: Path, when: str
+) -> None:
+    """With no word of its end, Nginx would send the next request there, too, and a POST that is lost is a 502."""
+    shell, script, *command = command_of(chain, app, gateway)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    (tmp_path / "failing.py").write_text(FAILING[app.app.interface])
+    (tmp_path / "app.sh").write_text(re.sub(r"^cd .*", f"cd {tmp_path}", Path(script).read_text(), flags=re.MULTILINE))
+    command = [
+        re.sub(rf"\b{gateway.address[1]}$", port, "failing:app" if part == app.app.entry else part) for part in command
+    ]
+    base = f"http://127.0.0.1:{port}{gateway.base}"
+    with started(
+        [shell, str(tmp_path / "app.sh"), *command], gateway, tmp_path / "log",
+        lambda: httpx.get(f"{base}/healthz").status_code,
+    ):  # fmt: skip
+        connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=10)
+        for _ in range(3):
+            connection.connect()
+            connection.auto_open = 0
+            for _ in range(5):
+                connection.request("POST", f"{gateway.base}/{when}", bytes(900_000))
+                answer = connection.getresponse()
+                assert answer.status == 500
+                answer.read()
+                if answer.will_close:
                     break
-                assert time.monotonic() < end, log.read_text()
-                assert started.poll() is None, log.read_text()
-                time.sleep(0.1)
-    finally:
-        started.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            started.wait(5)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(started.pid, signal.SIGKILL)
-        started.wait()
-        Path(path).unlink(missing_ok=True)
+            connection.close()
+        assert (tmp_path / "log").read_text().count("FileNotFoundError: ") >= 3
 
 
 # --- graceful stop ----------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import io
 import ipaddress
 import runpy
 import sys
+import threading
 from collections.abc import Iterator
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -110,6 +111,85 @@ def test_what_an_app_leaves_unread_is_taken_in_after_its_answer(granian: dict[st
     assert body.tell() == 300_000
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_an_answer_that_has_begun_does_not_wait_for_a_body_that_nginx_keeps(
+    granian: dict[str, Any], begun: bool
+) -> None:
+    """Nginx sends on until an answer begins; then it waits for that one's end."""
+    sent: list[bytes] = []
+
+    async def main() -> None:
+        parts, ended = 40, asyncio.Event()
+
+        async def receive() -> dict[str, Any]:
+            nonlocal parts
+            if sent:
+                await ended.wait()
+                return {"type": "http.disconnect"}
+            await asyncio.sleep(0)
+            parts -= 1
+            return {"type": "http.request", "body": b"x", "more_body": parts > 0}
+
+        async def send(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.body":
+                sent.append(message["body"])
+                if not message.get("more_body"):
+                    ended.set()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            reader = asyncio.ensure_future(receive())
+            await asyncio.sleep(0.01)
+            await send({"type": "http.response.start", "status": 200})
+            if begun:
+                await send({"type": "http.response.body", "body": b"a", "more_body": True})
+            else:
+                reader = asyncio.ensure_future(receive())
+                await asyncio.sleep(0)
+            await send({"type": "http.response.body", "body": b"b"})
+            reader.cancel()
+
+        await granian["http"](app, {"headers": [(b"content-length", b"40")]}, receive, send)
+        assert begun or not parts
+
+    asyncio.run(asyncio.wait_for(main(), 5))
+    assert sent == ([b"a", b"b"] if begun else [b"b"])
+
+
+def test_an_answer_in_parts_does_not_wait_for_a_body_that_nginx_keeps(granian: dict[str, Any]) -> None:
+    class Kept(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            ended.wait(10)
+            read.append(size)
+            return b""
+
+    ended, read = threading.Event(), []  # type: ignore[var-annotated]
+    answer = granian["wsgi"](lazy)(environ(CONTENT_LENGTH="3", **{"wsgi.input": Kept()}), Started())
+    assert list(answer) == [b"a", b"b"]
+    answer.close()
+    assert not read
+    ended.set()
+
+
+def test_a_generator_that_fails_at_once_is_no_answer(granian: dict[str, Any]) -> None:
+    closed: list[bool] = []
+
+    class Fails:
+        def __iter__(self) -> Iterator[bytes]:
+            yield from ()
+            raise KeyError
+
+        def close(self) -> None:
+            closed.append(True)
+
+    def app(environ: Any, start_response: Any) -> Fails:
+        start_response("200 OK", [("X-A", "b")])
+        return Fails()
+
+    with pytest.raises(KeyError):
+        granian["wsgi"](app)(environ(), Started())
+    assert closed
+
+
 @pytest.mark.parametrize(("peer", "seen"), [("10.0.0.9", ("9.9.9.9", "https")), ("8.8.8.8", ("8.8.8.8", "http"))])
 def test_granian_believes_the_edge_alone(granian: dict[str, Any], peer: str, seen: tuple[str, str]) -> None:
     told = {"REMOTE_ADDR": peer, "HTTP_X_FORWARDED_FOR": "9.9.9.9", "HTTP_X_FORWARDED_PROTO": "https"}
@@ -128,10 +208,13 @@ def test_granian_believes_the_edge_alone(granian: dict[str, Any], peer: str, see
 # --- uWSGI ------------------------------------------------------------------------------------------------------------
 
 
+failures: list[Any] = []
+
+
 def behind(uwsgi: dict[str, Any], app: Any, given: dict[str, Any]) -> tuple[Started, bytes]:
     options = SimpleNamespace(forwarded_allow_ips="10.0.0.0/8", script_name="/shop")
     started, server = Started(), SimpleNamespace(connection_fd=lambda: -1, chunked_read=lambda: b"")
-    answer = uwsgi["behind_nginx"](app, options, server)(given, started)
+    answer = uwsgi["behind_nginx"](app, options, server, failures.append)(given, started)
     said = b"".join(answer)
     answer.close()
     return started, said
@@ -176,6 +259,21 @@ def test_an_error_before_the_first_part_takes_the_place_of_the_answer(uwsgi: dic
     assert (started.status, started.headers, said) == ("500 Oops", [("Content-Length", "4")], b"oops")
 
 
+def test_a_generator_that_fails_before_its_first_part_is_a_500(uwsgi: dict[str, Any]) -> None:
+    def app(environ: Any, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [("Content-Length", "4")])
+        if environ["PATH_INFO"] != "/a":
+            yield b"a"
+        raise KeyError
+
+    failures.clear()
+    started, said = behind(uwsgi, app, environ())
+    assert (started.status, started.headers, said) == ("500 Internal Server Error", [("Content-Length", "0")], b"")
+    assert len(failures) == 1
+    with pytest.raises(KeyError):  # the client sees four bytes announced and one sent
+        behind(uwsgi, app, environ(PATH_INFO="/shop/b"))
+
+
 def test_the_prefix_and_the_client_are_as_nginx_says(uwsgi: dict[str, Any]) -> None:
     given = environ(HTTP_X_FORWARDED_FOR="9.9.9.9", HTTP_X_FORWARDED_PROTO="https")
     behind(uwsgi, lazy, given)
@@ -202,12 +300,49 @@ def test_a_files_parts_are_no_lines(uwsgi: dict[str, Any]) -> None:
 # --- Gunicorn's asgi worker -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("by", ["the answer", "a cancellation"])
-def test_who_waits_for_a_body_ends_and_the_rest_is_taken_in(monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+@pytest.fixture
+def behind_nginx(monkeypatch: pytest.MonkeyPatch) -> Any:
     (timing := ModuleType("gatehouse_timing")).asgi = lambda app: app  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "gatehouse_timing", timing)
-    behind_nginx = runpy.run_path(str(GATEWAYS / "gunicorn-asgi/conf.py"))["behind_nginx"]
+    return runpy.run_path(str(GATEWAYS / "gunicorn-asgi/conf.py"))["behind_nginx"]
 
+
+async def nowhere(message: dict[str, Any]) -> None:
+    """send()"""
+
+
+def test_who_polls_sees_that_the_client_has_gone_and_two_may_read(behind_nginx: Any) -> None:
+    async def main() -> None:
+        gone = asyncio.Event()
+
+        async def receive() -> dict[str, Any]:
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def polls(receive: Any) -> bool:
+            """Starlette's is_disconnected(): asks, and is cancelled at the first thing that it would wait for."""
+            asking = asyncio.ensure_future(receive())
+            await asyncio.sleep(0)
+            asking.cancel()
+            return bool((await asyncio.gather(asking, return_exceptions=True))[0] == {"type": "http.disconnect"})
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            assert not await polls(receive)
+            readers = [asyncio.ensure_future(receive()) for _ in range(2)]
+            await asyncio.sleep(0.01)
+            gone.set()
+            assert await asyncio.gather(*readers) == [{"type": "http.disconnect"}] * 2
+            await polls(receive)
+            await asyncio.sleep(0.01)
+            assert await polls(receive)
+
+        await asyncio.wait_for(behind_nginx(app)({"type": "http", "headers": []}, receive, nowhere), 5)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("by", ["the answer", "a cancellation"])
+def test_who_waits_for_a_body_ends_and_the_rest_is_taken_in(behind_nginx: Any, by: str) -> None:
     async def main() -> None:
         parts: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
 
@@ -218,9 +353,6 @@ def test_who_waits_for_a_body_ends_and_the_rest_is_taken_in(monkeypatch: pytest.
                 asyncio.CancelledError
             ):  # forgotten, as wait_for of Python 3.11 does where a part comes at that moment
                 return {"type": "http.request", "body": b"", "more_body": True}
-
-        async def send(message: dict[str, Any]) -> None:
-            pass
 
         async def quart(scope: Any, receive: Any, send: Any) -> None:
             async def reads() -> None:
@@ -238,7 +370,7 @@ def test_who_waits_for_a_body_ends_and_the_rest_is_taken_in(monkeypatch: pytest.
             parts.put_nowait({"type": "http.request", "body": b"the rest"})
 
         parts.put_nowait({"type": "http.request", "body": b"a part", "more_body": True})
-        await asyncio.wait_for(behind_nginx(quart)({"type": "http", "headers": []}, receive, send), 5)
+        await asyncio.wait_for(behind_nginx(quart)({"type": "http", "headers": []}, receive, nowhere), 5)
         assert parts.empty()
 
     asyncio.run(main())

@@ -117,6 +117,23 @@ def test_what_wsgi_promises_still_holds(timing: ModuleType) -> None:
     assert calls[2][2][0] is KeyError
 
 
+def test_a_wsgi_app_that_fails_is_a_500_and_in_the_log(timing: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
+    def app(environ: Any, start_response: Any) -> list[bytes]:
+        raise FileNotFoundError("a file of the app's")
+
+    ((status, headers, _),), body = answered(timing.wsgi(app))
+    assert (status, body) == ("500 Internal Server Error", [b"Internal Server Error"])
+    assert dict(headers)["Content-Length"] == str(len(body[0]))
+    assert "FileNotFoundError: a file of the app's" in caplog.text
+
+    def late(environ: Any, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        answered(timing.wsgi(late))
+
+
 # --- ASGI -------------------------------------------------------------------------------------------------------------
 
 
@@ -142,6 +159,32 @@ def test_an_asgi_app_is_timed_until_its_answer_begins(timing: ModuleType, start:
     assert own == [(b"a", b"1"), (b"a", b"2")]
     assert (name, second) == (b"x-gatehouse-time", {"type": "http.response.body", "body": b""})
     assert entries(value.decode())["app"] >= 20
+
+
+OK = {"type": "http.response.start", "status": 200}
+OOPS = {"type": "http.response.start", "status": 500}
+PART, LAST = ({"type": "http.response.body", "body": b"a", "more_body": more} for more in (True, False))
+
+
+@pytest.mark.parametrize(
+    ("before", "seen"), [([], [500, b"Internal Server Error"]), ([OOPS, LAST], [500, b"a"]), ([OK, PART], None)]
+)
+def test_an_asgi_app_that_fails_is_a_500_or_cut(
+    timing: ModuleType, caplog: pytest.LogCaptureFixture, before: list[dict[str, Any]], seen: list[Any] | None
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for message in before:
+            await send(message)
+        raise FileNotFoundError("a file of the app's")
+
+    if seen is None:
+        with pytest.raises(FileNotFoundError):
+            sent(timing.asgi(app))
+    else:
+        assert [message.get("status") or message["body"] for message in sent(timing.asgi(app))] == seen
+        assert "FileNotFoundError: a file of the app's" in caplog.text
+    with pytest.raises(FileNotFoundError):
+        sent(timing.asgi(app), "websocket")
 
 
 def test_a_wait_for_a_thread_is_counted_once_for_calls_side_by_side(timing: ModuleType) -> None:

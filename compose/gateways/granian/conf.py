@@ -37,6 +37,8 @@ ports: set[int] = set()
 leaving = threading.Event()
 LINGER = 0 if "GATEHOUSE_DEV" in os.environ else 2.0
 """s. After SIGTERM, Nginx has so long to close its idle connections (`upstream_keep_alive`: 1 s)."""
+ON_ITS_WAY = 1.0
+"""s. So long an answer that has begun waits, at its end, for what Nginx had sent of the request's body."""
 
 load_target = common.load_target
 set_loop_signals, set_sync_signals = _signals.set_loop_signals, _signals.set_sync_signals
@@ -89,10 +91,15 @@ class Answer:
     """An answer of which the first part is there already. The body that the app has not read is taken in at its end."""
 
     def __init__(self, answer: Any, body: Body | None) -> None:
-        self.answer, self.body, self.parts = answer, body, iter(answer)
-        self.first = next(self.parts, b"")
+        self.answer, self.body, self.parts, self.begun = answer, body, iter(answer), False
+        try:
+            self.first = next(self.parts, b"")
+        except Exception:
+            self.close()
+            raise
 
     def __iter__(self) -> Any:
+        self.begun = True
         yield self.first
         yield from self.parts
 
@@ -101,7 +108,11 @@ class Answer:
             if hasattr(self.answer, "close"):
                 self.answer.close()
         finally:
-            if self.body:
+            if self.body and self.begun:
+                # By another thread, which ends with the connection: there is no reading for some time.
+                (reader := threading.Thread(target=self.body.read_on, daemon=True)).start()
+                reader.join(ON_ITS_WAY)
+            elif self.body:
                 self.body.read_on()
 
 
@@ -118,8 +129,8 @@ def wsgi(app: Any) -> Any:
             body = Body(environ["wsgi.input"], int(length) if length else None)
             environ["wsgi.input"] = io.BufferedReader(body, 2**16)
         answer = app(environ, start_response)
-        # A generator calls start_response with its first part, and Granian has sent 200 before that.
-        if not start_response.headers or (body and body.missing):
+        # A generator calls start_response with its first part, or fails then; and Granian has sent 200 before that.
+        if not isinstance(answer, list) or (body and body.missing):
             answer = Answer(answer, body)
         if leaving.is_set():
             start_response.headers = [*start_response.headers, ("Connection", "close")]
@@ -165,7 +176,7 @@ async def http(app: Any, scope: Any, receive: Any, send: Any) -> None:
         return
 
     turn, coming = asyncio.Lock(), None
-    left, parts = math.inf, False
+    left, parts, begun, ended = math.inf, False, False, False
 
     async def part() -> Any:
         """Shielded: Quart cancels what waits here when it has answered."""
@@ -180,29 +191,36 @@ async def http(app: Any, scope: Any, receive: Any, send: Any) -> None:
             return await part()
 
     async def rest() -> None:
-        while more:
+        while more and (ended or not begun):
             async with turn:
                 if more:
                     await part()
 
     async def last(message: Any) -> None:
         """After the last byte of an answer in parts, as Quart's all are, or where somebody reads beside it, Granian says that
-        the client has gone, and hangs up; so what is left of the body is taken in just before that."""
-        nonlocal left, parts
+        the client has gone, and hangs up; so what is left of the body is taken in just before that. Of an answer that has
+        begun, this is what is on its way: Nginx sends nothing on then, and waits for the end of the answer."""
+        nonlocal left, parts, begun, ended
         if message["type"] == "http.response.start":
             lengths = [int(value) for name, value in message.get("headers", ()) if name.lower() == b"content-length"]
             left = lengths[0] if lengths else math.inf
         elif message["type"] == "http.response.body":
             left -= len(message.get("body", b""))
             parts = parts or message.get("more_body", False)
-            if (parts or turn.locked()) and (left <= 0 or not message.get("more_body")):
-                await rest()
+            ended = left <= 0 or not message.get("more_body")
+            if ended and (parts or turn.locked()):
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(ON_ITS_WAY if begun else None):
+                        await rest()
+            begun = True
         await send(message)
 
-    await app(scope, watched, last)
-    await rest()
-    if coming:
-        coming.cancel()
+    try:
+        await app(scope, watched, last)
+        await rest()
+    finally:
+        if coming:
+            coming.cancel()
 
 
 async def websocket(app: Any, scope: Any, receive: Any, send: Any) -> None:

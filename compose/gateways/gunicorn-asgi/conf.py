@@ -7,7 +7,7 @@ from gatehouse_timing import asgi
 
 
 def post_worker_init(worker: Any) -> None:
-    worker.asgi = asgi(behind_nginx(worker.asgi))
+    worker.asgi = behind_nginx(asgi(worker.asgi))
 
 
 def behind_nginx(app: Any) -> Any:
@@ -27,31 +27,34 @@ def behind_nginx(app: Any) -> Any:
             await app(scope, receive, send)
             return
 
-        more = True
+        more, begun = True, False
         coming: Any = None
         answered = asyncio.get_running_loop().create_future()
 
         async def watched() -> Any:
             nonlocal more, coming
-            if not answered.done():
+            while not answered.done():
                 # A task, which outlives whoever is cancelled waiting for it: the worker's receive() waits by
                 # asyncio.wait_for, which before Python 3.12 may forget a cancellation.
-                coming = coming or asyncio.ensure_future(receive())
-                await asyncio.wait((coming, answered), return_when=asyncio.FIRST_COMPLETED)
-            if answered.done():
-                return {"type": "http.disconnect"}
-            message, coming = coming.result(), None
-            more = message.get("more_body", False)
-            return message
+                part = coming = coming or asyncio.ensure_future(receive())
+                if not part.done():  # else not even a moment: who asks `is_disconnected()` is cancelled already
+                    await asyncio.wait((part, answered), return_when=asyncio.FIRST_COMPLETED)
+                if part.done() and part is coming:  # else another reader has it
+                    message, coming = part.result(), None
+                    more = message.get("more_body", False)
+                    return message
+            return {"type": "http.disconnect"}
 
         async def told(message: Any) -> None:
+            nonlocal begun
+            begun = True
             await send(message)
             if message["type"] == "http.response.body" and not message.get("more_body") and not answered.done():
                 answered.set_result(None)
 
         try:
             await app(scope, watched, told)
-            while more:
+            while more and (answered.done() or not begun):  # Nginx sends nothing on once an answer has begun
                 message, coming = await (coming or receive()), None
                 more = message.get("more_body", False)
         finally:

@@ -49,10 +49,10 @@ class Body(io.RawIOBase):
 class Answer:
     """An answer whose end can be told from a break, and behind whose end nothing of the request is left unread."""
 
-    def __init__(self, app: Any, environ: Any, start_response: Any, leave: Any) -> None:
+    def __init__(self, app: Any, environ: Any, start_response: Any, leave: Any, failed: Any) -> None:
         self.bodiless, self.chunked = environ["REQUEST_METHOD"] == "HEAD", False
         self.http11 = environ["SERVER_PROTOCOL"] == "HTTP/1.1"
-        self.start_response, self.leave = start_response, leave
+        self.start_response, self.leave, self.failed = start_response, leave, functools.partial(failed, environ)
         self.said: tuple[str, list[tuple[str, str]]] | None = None
         self.send: Any = None
         self.answer = app(environ, self.begin)
@@ -90,12 +90,19 @@ class Answer:
     def __iter__(self) -> Iterator[bytes]:
         # What uWSGI's wsgi.file_wrapper has made is the file itself, whose parts would be lines.
         parts = iter(functools.partial(self.answer.read, 2**16), b"") if hasattr(self.answer, "read") else self.answer
-        for part in parts:
-            if part:
-                self.commit()
-                if not self.bodiless:
-                    yield self.framed(part)
-        self.commit()
+        try:
+            for part in parts:
+                if part:
+                    self.commit()
+                    if not self.bodiless:
+                        yield self.framed(part)
+            self.commit()
+        except Exception:
+            if self.send:
+                raise
+            self.failed()  # else there is no answer, and Nginx takes the replica for lost
+            self.said = "500 Internal Server Error", [("Content-Length", "0")]
+            self.commit()
         if self.chunked:
             yield b"0\r\n\r\n"
 
@@ -107,8 +114,8 @@ class Answer:
             self.leave()
 
 
-def behind_nginx(app: Any, options: Any, uwsgi: Any) -> Any:
-    """`app` as Nginx needs it."""
+def behind_nginx(app: Any, options: Any, uwsgi: Any, failed: Any) -> Any:
+    """`app` as Nginx needs it; `failed` logs that it did."""
     networks = [ipaddress.ip_network(text) for text in options.forwarded_allow_ips.split(",")]
     cut = len(options.script_name)
 
@@ -137,7 +144,7 @@ def behind_nginx(app: Any, options: Any, uwsgi: Any) -> Any:
                 os.read(connection, 2**16)
 
         has_body = environ.get("CONTENT_LENGTH") or "HTTP_TRANSFER_ENCODING" in environ
-        return Answer(app, environ, start_response, leave if has_body else lambda: None)
+        return Answer(app, environ, start_response, leave if has_body else lambda: None, failed)
 
     return wrapped
 
@@ -248,7 +255,7 @@ if __name__ == "__main__":
     sys.exit(run(sys.argv[1:]))
 else:
     import uwsgi  # type: ignore[import-not-found]
-    from gatehouse_timing import wsgi
+    from gatehouse_timing import log_failure, wsgi
 
     ours = argparse.Namespace(**json.loads(uwsgi.opt["gatehouse"]))
-    application = behind_nginx(wsgi(load(ours.entry)), ours, uwsgi)
+    application = behind_nginx(wsgi(load(ours.entry)), ours, uwsgi, log_failure)
