@@ -216,8 +216,6 @@ def on_a_socket(command: list[str], address: tuple[str, int], path: str) -> list
 
 def command_of(chain: Chain, app: AppPlan, gateway: Replica) -> list[str]:
     """The process engine's own of this replica, asked once of a gateway: /bin/sh, the script that enters the app, the rest."""
-    if app.gateway.needs_docker:
-        pytest.skip(f"{app.gateway.name} listens on TCP alone")
     if not gateway.program:
         pytest.skip("asked on the process engine")
     if FRAMEWORK not in ("flask", "fastapi"):
@@ -252,6 +250,8 @@ def started(command: list[str], gateway: Replica, log: Path, ask: Callable[[], i
 
 
 def test_it_can_listen_on_a_unix_socket(chain: Chain, app: AppPlan, gateway: Replica, tmp_path: Path) -> None:
+    if app.gateway.needs_docker:
+        pytest.skip(f"{app.gateway.name} listens on TCP alone")
     words = command_of(chain, app, gateway)
     path = f"/tmp/{tmp_path.parent.parent.name}-{os.getpid()}.sock"  # short, because a socket's path must be
     command = on_a_socket(words[2:], gateway.address, path)

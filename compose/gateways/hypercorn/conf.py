@@ -24,7 +24,7 @@ from hypercorn.asyncio.run import worker_serve
 from hypercorn.asyncio.tcp_server import TCPServer
 from hypercorn.config import Config, Sockets
 from hypercorn.protocol import h11
-from hypercorn.protocol.events import EndBody, StreamClosed
+from hypercorn.protocol.events import Body, EndBody, StreamClosed
 from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
 from hypercorn.protocol.ws_stream import WSStream
 from wsproto.events import Ping
@@ -34,20 +34,34 @@ options, rest = gatehouse_workers.options("--websocket-ping-interval")
 
 class Stream(HTTPStream):
     """Is over when the request's body is in, too: else Hypercorn closes the connection, and Nginx, still sending, answers
-    502 instead of what the app did."""
+    502 instead of what the app did. What the app leaves of it is dropped: ten parts wait for the app, and with the next the
+    connection would, for ever, because nobody takes them."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.received = asyncio.Event()
+        self.received, self.drops = asyncio.Event(), False
 
     async def handle(self, event: Any) -> None:
         if isinstance(event, EndBody | StreamClosed):
             self.received.set()
-        await super().handle(event)
+        if not (self.drops and isinstance(event, Body | EndBody)):
+            await super().handle(event)
+
+    def drop(self) -> None:
+        self.drops = True
+        parts = self.app_put.__self__  # type: ignore[union-attr]  # asyncio.Queue.put
+        while not parts.empty():
+            parts.get_nowait()
+
+    async def app_send(self, message: Any) -> None:
+        if message is None:  # the app has returned, or failed
+            self.drop()
+        await super().app_send(message)
 
     async def _send_closed(self) -> None:
         await self.send(EndBody(stream_id=self.stream_id))
         self.state = ASGIHTTPState.CLOSED
+        self.drop()
         await self.received.wait()
         await self.send(StreamClosed(stream_id=self.stream_id))
 
