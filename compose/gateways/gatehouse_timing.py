@@ -20,31 +20,47 @@ SORRY = b"Internal Server Error"
 STARTS = ("http.response.start", "websocket.accept", "websocket.http.response.start")
 
 
-def wsgi(app: Any) -> Any:
-    """`app`, which says in its answer's header how long it took until then: `app;dur=12.345`."""
+def wsgi(app: Any, gone: Any = ()) -> Any:
+    """`app`, which says in its answer's header how long it took until then: `app;dur=12.345`. Where it fails and nothing is
+    sent, the answer is 500; but the gateway has a way of its own with exceptions that mean `gone`, the client."""
 
     mark_log()
 
     def timed(environ: Any, start_response: Any) -> Any:
-        start, begun = perf_counter(), False
+        start, waits, held, send = perf_counter(), True, None, None
         request_id.set(environ.get("HTTP_X_REQUEST_ID", ""))
 
         def told(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            """Holds it until the app has returned, because Gunicorn would send a second one's headers with the first one's."""
+            nonlocal held
             took = f"app;dur={(perf_counter() - start) * 1000:.3f}"
-            nonlocal begun
-            begun = True
             kept = [(name, value) for name, value in headers if name.lower() != HEADER.lower()]
-            return start_response(status, [*kept, (HEADER, took)], exc_info)
+            held = status, [*kept, (HEADER, took)], exc_info
+            return write if waits else begin()
+
+        def begin() -> Any:
+            nonlocal waits, held, send
+            waits = False
+            if held:
+                given, held = held, None
+                send = start_response(*given)
+            return send
+
+        def write(data: bytes) -> None:
+            begin()(data)
 
         try:
-            return app(environ, told)
+            answer = app(environ, told)
+        except gone:
+            raise
         except Exception:
-            if begun:
+            if not waits:  # something is sent
                 raise
             log_failure(environ)
-            length = ("Content-Length", str(len(SORRY)))
-            told("500 Internal Server Error", [("Content-Type", "text/plain"), length])
-            return [SORRY]
+            answer = [SORRY]
+            told("500 Internal Server Error", [("Content-Type", "text/plain"), ("Content-Length", str(len(SORRY)))])
+        begin()
+        return answer
 
     return timed
 
@@ -54,7 +70,7 @@ def log_failure(request: Any) -> None:
     OSError for its client's and says nothing, uWSGI never says anything, and those for ASGI close the connection of a
     500 that the app has sent (Starlette raises its error on after that), perhaps with the next request on its way."""
     # Not made before: an app that configures logging may silence all loggers there are.
-    logging.getLogger("gatehouse").exception("%s failed", request.get("path") or request.get("PATH_INFO") or "/")
+    logging.getLogger("gatehouse").exception("%r failed", request.get("path") or request.get("PATH_INFO") or "/")
 
 
 class Waits:

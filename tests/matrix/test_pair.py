@@ -225,7 +225,9 @@ def command_of(chain: Chain, app: AppPlan, gateway: Replica) -> list[str]:
 
 
 @contextlib.contextmanager
-def started(command: list[str], gateway: Replica, log: Path, ask: Callable[[], int]) -> Iterator[None]:
+def started(
+    command: list[str], gateway: Replica, log: Path, ask: Callable[[], int]
+) -> Iterator[subprocess.Popen[bytes]]:
     """One more beside the site's, once `ask` has a 200."""
     environment = {"PATH": os.environ["PATH"], "HOME": str(Path.home()), "GATEHOUSE_RUN": str(gateway.run)}
     with log.open("wb") as out:
@@ -239,7 +241,7 @@ def started(command: list[str], gateway: Replica, log: Path, ask: Callable[[], i
             assert time.monotonic() < end, log.read_text()
             assert running.poll() is None, log.read_text()
             time.sleep(0.1)
-        yield
+        yield running
     finally:
         running.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -267,19 +269,27 @@ def test_it_can_listen_on_a_unix_socket(chain: Chain, app: AppPlan, gateway: Rep
 
 FAILING = {
     "wsgi": """
+import time
+
 def app(environ, start_response):
+    if environ["PATH_INFO"].endswith("/slow"):
+        time.sleep(0.3)
     if not environ["PATH_INFO"].endswith("/healthz"):
         raise FileNotFoundError("before the answer")
     start_response("200 OK", [("Content-Length", "0")])
     return []
 """,
     "asgi": """
+import asyncio
+
 async def app(scope, receive, send):
     while scope["type"] == "lifespan":
         kind = (await receive())["type"]
         await send({"type": f"{kind}.complete"})
         if kind == "lifespan.shutdown":
             return
+    if scope["path"].endswith("/slow"):
+        await asyncio.sleep(0.3)
     good = scope["path"].endswith("/healthz")
     if scope["path"].endswith("/before"):
         raise FileNotFoundError("before the answer")
@@ -291,37 +301,59 @@ async def app(scope, receive, send):
 }
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-def test_an_app_that_fails_is_a_500_on_a_connection_that_stays_good(
-    chain: Chain, app: AppPlan, gateway: Replica, tmp_path: Path, when: str
-) -> None:
-    """With no word of its end, Nginx would send the next request there, too, and a POST that is lost is a 502."""
+@pytest.fixture
+def failing(
+    chain: Chain, app: AppPlan, gateway: Replica, tmp_path: Path
+) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """Its port and process. The log is tmp_path / "log"."""
     shell, script, *command = command_of(chain, app, gateway)
     with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
+        port = int(free.getsockname()[1])
     (tmp_path / "failing.py").write_text(FAILING[app.app.interface])
     (tmp_path / "app.sh").write_text(re.sub(r"^cd .*", f"cd {tmp_path}", Path(script).read_text(), flags=re.MULTILINE))
     command = [
-        re.sub(rf"\b{gateway.address[1]}$", port, "failing:app" if part == app.app.entry else part) for part in command
+        re.sub(rf"\b{gateway.address[1]}$", str(port), "failing:app" if part == app.app.entry else part)
+        for part in command
     ]
-    base = f"http://127.0.0.1:{port}{gateway.base}"
     with started(
         [shell, str(tmp_path / "app.sh"), *command], gateway, tmp_path / "log",
-        lambda: httpx.get(f"{base}/healthz").status_code,
-    ):  # fmt: skip
-        connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=10)
-        for _ in range(3):
-            connection.connect()
-            connection.auto_open = 0
-            for _ in range(5):
-                connection.request("POST", f"{gateway.base}/{when}", bytes(900_000))
-                answer = connection.getresponse()
-                assert answer.status == 500
-                answer.read()
-                if answer.will_close:
-                    break
-            connection.close()
-        assert (tmp_path / "log").read_text().count("FileNotFoundError: ") >= 3
+        lambda: httpx.get(f"http://127.0.0.1:{port}{gateway.base}/healthz").status_code,
+    ) as running:  # fmt: skip
+        yield port, running
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_app_that_fails_is_a_500_on_a_connection_that_stays_good(
+    failing: tuple[int, object], gateway: Replica, tmp_path: Path, when: str
+) -> None:
+    """With no word of its end, Nginx would send the next request there, too, and a POST that is lost is a 502."""
+    connection = http.client.HTTPConnection("127.0.0.1", failing[0], timeout=10)
+    for _ in range(3):
+        connection.connect()
+        connection.auto_open = 0
+        for _ in range(5):
+            connection.request("POST", f"{gateway.base}/{when}", bytes(900_000))
+            answer = connection.getresponse()
+            assert answer.status == 500
+            answer.read()
+            if answer.will_close:
+                break
+        connection.close()
+    assert (tmp_path / "log").read_text().count("FileNotFoundError: ") >= 3
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_body_holds_nothing(
+    failing: tuple[int, subprocess.Popen[bytes]], gateway: Replica
+) -> None:
+    """The app answers after that, without having read it. What still waited for the rest would show at the end."""
+    port, running = failing
+    for _ in range(5):
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(f"POST {gateway.base}/slow HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello".encode())
+            time.sleep(0.1)
+    time.sleep(0.5)
+    running.terminate()
+    running.wait(10)  # s; `timeouts.graceful` is 30
 
 
 # --- graceful stop ----------------------------------------------------------------------------------------------------

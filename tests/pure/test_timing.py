@@ -126,12 +126,24 @@ def test_a_wsgi_app_that_fails_is_a_500_and_in_the_log(timing: ModuleType, caplo
     assert dict(headers)["Content-Length"] == str(len(body[0]))
     assert "FileNotFoundError: a file of the app's" in caplog.text
 
-    def late(environ: Any, start_response: Any) -> list[bytes]:
-        start_response("200 OK", [])
+    def late(environ: Any, start_response: Any) -> list[bytes]:  # as Flask with a teardown that fails
+        write = start_response("200 OK", [("Content-Length", "4")])
+        if environ["written"]:
+            write(b"a")
         raise KeyError
 
+    calls: list[tuple[Any, ...]] = []
+
+    def start_response(*given: Any) -> Any:
+        calls.append(given)
+        return lambda data: None
+
+    assert timing.wsgi(late)({"written": False}, start_response) == body
+    assert [status for status, *_ in calls] == ["500 Internal Server Error"]
     with pytest.raises(KeyError):
-        answered(timing.wsgi(late))
+        timing.wsgi(late)({"written": True}, start_response)
+    with pytest.raises(FileNotFoundError):  # the gateway's own way with a client that has gone
+        answered(timing.wsgi(app, FileNotFoundError))
 
 
 # --- ASGI -------------------------------------------------------------------------------------------------------------

@@ -176,7 +176,7 @@ class CommandLine(CommandLineInterface):
     server_class = Server
 
     def load_asgi_app(self, asgi_app_path: str) -> Any:
-        return asgi(behind_nginx(load(asgi_app_path), Server.options, leave_soon))
+        return behind_nginx(asgi(load(asgi_app_path)), Server.options, leave_soon)
 
 
 def serve(listener: socket.socket, options: Any, arguments: list[str]) -> None:

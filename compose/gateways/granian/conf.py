@@ -108,7 +108,7 @@ class Answer:
             if hasattr(self.answer, "close"):
                 self.answer.close()
         finally:
-            if self.body and self.begun:
+            if self.body and self.body.missing and self.begun:
                 # By another thread, which ends with the connection: there is no reading for some time.
                 (reader := threading.Thread(target=self.body.read_on, daemon=True)).start()
                 reader.join(ON_ITS_WAY)

@@ -8,7 +8,7 @@ from gunicorn.http.errors import NoMoreData
 
 
 def post_worker_init(worker: Any) -> None:
-    worker.wsgi = wsgi(worker.wsgi)
+    worker.wsgi = wsgi(worker.wsgi, NoMoreData)
 
 
 def a_body_cut_off_is_an_error() -> None:

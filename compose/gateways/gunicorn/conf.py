@@ -15,7 +15,7 @@ from gunicorn.workers.sync import StopWaiting
 def post_worker_init(worker: Any) -> None:
     """Times the app, and leaves the door open for nobody. A worker that is told to end lets nobody in, but both classes have the door open
     until they are gone: the kernel goes on taking connections, and Nginx waits for an answer that never comes."""
-    worker.wsgi = wsgi(worker.wsgi)
+    worker.wsgi = wsgi(worker.wsgi, NoMoreData)
     if hasattr(worker, "set_accept_enabled"):
         gthread_closes_its_door(worker)
         gthread_lets_in_whom_it_can_serve(worker)

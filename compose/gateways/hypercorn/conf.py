@@ -50,8 +50,11 @@ class Stream(HTTPStream):
     def drop(self) -> None:
         self.drops = True
         parts = self.app_put.__self__  # type: ignore[union-attr]  # asyncio.Queue.put
+        gone = False
         while not parts.empty():
-            parts.get_nowait()
+            gone = parts.get_nowait()["type"] == "http.disconnect" or gone
+        if gone:  # once only, and who reads beside the answer waits for it
+            parts.put_nowait({"type": "http.disconnect"})
 
     async def app_send(self, message: Any) -> None:
         if message is None:  # the app has returned, or failed
@@ -135,7 +138,7 @@ def run(config: Config) -> int:
     config.root_path, config.graceful_timeout = options.root_path, options.graceful_timeout
 
     def work(listener: socket.socket) -> None:
-        app = asgi(behind_nginx(gatehouse_workers.load(options.entry), options, gatehouse_workers.leave_soon))
+        app = behind_nginx(asgi(gatehouse_workers.load(options.entry)), options, gatehouse_workers.leave_soon)
 
         async def serve() -> None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, leaving.set)

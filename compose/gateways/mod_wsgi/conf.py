@@ -41,7 +41,7 @@ def behind_nginx(app: Any) -> Any:
 
 
 try:
-    application = wsgi(behind_nginx(load(mod_wsgi.process_group)))
+    application = behind_nginx(wsgi(load(mod_wsgi.process_group)))
 except BaseException:
     # Else Apache would answer 500 for ever, and nobody be told that the app does not start.
     os.write(2, traceback.format_exc().encode())  # sys.stderr is Apache's log, which puts a word in front of each line
