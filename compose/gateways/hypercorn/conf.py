@@ -34,8 +34,8 @@ options, rest = gatehouse_workers.options("--websocket-ping-interval")
 
 class Stream(HTTPStream):
     """Is over when the request's body is in, too: else Hypercorn closes the connection, and Nginx, still sending, answers
-    502 instead of what the app did. What the app leaves of it is dropped: ten parts wait for the app, and with the next the
-    connection would, for ever, because nobody takes them."""
+    502 instead of what the app did. What an app that has answered leaves of it is dropped: ten parts wait for the app, and
+    with the next the connection would, for ever, because nobody takes them."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
